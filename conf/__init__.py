@@ -1,0 +1,1 @@
+"""Experiments as YAML, one a file; the first comment line is the command that runs it."""

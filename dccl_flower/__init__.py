@@ -1,0 +1,33 @@
+"""DC-CCL (device-cloud collaborative controlled learning) for Flower.
+
+The names below are imported on first use, so that the learning kernels load without Flower.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dccl_flower.cloud import Cloud
+    from dccl_flower.device import DcCclClient
+    from dccl_flower.flower.numpy_client_app import numpy_client_app
+
+__version__ = "0.1.0"
+__all__ = ["Cloud", "DcCclClient", "__version__", "numpy_client_app"]
+
+_HOMES = {
+    "Cloud": "dccl_flower.cloud",
+    "DcCclClient": "dccl_flower.device",
+    "numpy_client_app": "dccl_flower.flower.numpy_client_app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

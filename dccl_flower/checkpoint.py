@@ -1,0 +1,26 @@
+"""Models on disk: one safetensors file a submodel, never a pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def save_models(folder: Path, states: dict[str, dict[str, Tensor]]) -> list[Path]:
+    """Write each state to ``folder/NAME.safetensors``, aside and then renamed; return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, state in states.items():
+        path = folder / f"{name}.safetensors"
+        aside = path.with_suffix(".partial")
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, aside)
+        aside.replace(path)
+        paths.append(path)
+    return paths
+
+
+def load_models(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Read back what :func:`save_models` wrote."""
+    return {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}

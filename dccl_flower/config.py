@@ -1,0 +1,280 @@
+"""Typed configuration: YAML files, dataclasses and ``key=value`` overrides, by OmegaConf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfError(ValueError):
+    """A mistake of the user's: one line that names the key, the value and what is allowed."""
+
+
+@dataclass
+class DataConf:
+    """Where the images come from; a local folder of parquet wins over the hub name."""
+
+    name: str = "digits"
+    path: str | None = None
+    image_column: str = "image"
+    label_column: str = "label"
+    group_column: str | None = None
+    rgb: bool = False
+    train_fraction: float = 1.0
+    validation: float = 0.1
+    augment: Literal["none", "flip_crop"] = "none"
+
+
+@dataclass
+class SplitConf:
+    """Which samples the cloud holds and which the devices hold."""
+
+    by: Literal["classes", "fraction"] = "classes"
+    cloud_classes: list[int] = field(default_factory=list)
+    device_classes: list[int] = field(default_factory=list)
+    mix: float = 0.1
+    device_fraction: float = 0.2
+
+
+@dataclass
+class DevicesConf:
+    """The federation: how many devices, how many a round, how their data are drawn."""
+
+    count: int = 10
+    per_round: int | None = None
+    partitioner: Literal["iid", "dirichlet", "pathological", "natural"] = "iid"
+    alpha: float = 0.5
+    classes_per_device: int = 2
+    store: str | None = None
+
+
+@dataclass
+class BackboneConf:
+    """A model of its own in place of a slice of the base model."""
+
+    name: str | None = None
+    pretrained: bool = False
+
+
+@dataclass
+class ModelConf:
+    """The base model, how it is cut, and other backbones for co-submodel and mimic."""
+
+    base: str = "small_cnn"
+    pretrained: bool = False
+    co_ratio: float = 0.125
+    shared_stem: bool = False
+    co: BackboneConf = field(default_factory=BackboneConf)
+    mimic: BackboneConf = field(default_factory=BackboneConf)
+
+
+@dataclass
+class PretrainConf:
+    """Cross-entropy training of the cloud submodel: SGD under a one-cycle schedule."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+@dataclass
+class DistilConf:
+    """Logit regression of the mimic: Adam, a tenth of the rate in the second half."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 1e-3
+
+
+@dataclass
+class RoundsConf:
+    """The federated rounds; both sides take the same number of steps."""
+
+    count: int = 10
+    local_steps: int = 20
+    cloud_batch_size: int = 100
+    device_batch_size: int = 20
+    lr: float = 0.01
+    lr_schedule: Literal["last_two_halved", "constant", "cosine"] = "last_two_halved"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    cloud_weight: float = 0.5
+    freeze_statistics_after: float = 0.34
+    head_tuning_steps: int = 1
+    head_tuning_lr: float = 0.1
+    min_replies: float = 1.0
+    timeout: float = 3600.0
+
+
+@dataclass
+class RuntimeConf:
+    """How the simulation runs; thread counts are part of it because they change float sums."""
+
+    nodes: int | None = None
+    workers: int = 2
+    threads: int = 1
+    server_threads: int = 2
+    gpu: bool = False
+
+
+@dataclass
+class Conf:
+    """One experiment."""
+
+    name: str = "unnamed"
+    seed: int = 0
+    data: DataConf = field(default_factory=DataConf)
+    split: SplitConf = field(default_factory=SplitConf)
+    devices: DevicesConf = field(default_factory=DevicesConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    pretrain: PretrainConf = field(default_factory=PretrainConf)
+    distil: DistilConf = field(default_factory=DistilConf)
+    rounds: RoundsConf = field(default_factory=RoundsConf)
+    normalisation: Literal["batch", "batch_frozen", "group"] = "batch"
+    loss: Literal["ce", "prior_corrected"] = "ce"
+    fusion: Literal["average"] = "average"
+    head_tuning: Literal["none", "federated"] = "none"
+    exemplars: int = 0
+    target_gain: float | None = None
+    runtime: RuntimeConf = field(default_factory=RuntimeConf)
+
+
+def conf_names() -> list[str]:
+    """Return the names of the configurations that come with the package."""
+    files = resources.files("dccl_flower.conf").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
+    """Read a configuration, apply ``key=value`` overrides and check it.
+
+    Raises ConfError for an unknown name or key, a wrong type or a value out of range.
+    """
+    source = _conf_source(name_or_path)
+    if bad := [text for text in overrides if "=" not in text or text.startswith("=")]:
+        raise ConfError(f"override {bad[0]!r}: expected key=value")
+    try:
+        layers = (OmegaConf.create(source), OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(OmegaConf.structured(Conf), *layers)
+        conf = cast(Conf, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfError(_one_line(name_or_path, error)) from error
+    if conf.name == "unnamed":
+        conf.name = Path(name_or_path).stem
+    check_conf(conf)
+    return conf
+
+
+def dump_conf(conf: Conf) -> str:
+    """Return the resolved configuration as YAML that :func:`load_conf` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(conf))
+
+
+def check_conf(conf: Conf) -> None:
+    """Raise ConfError for the first value that lies out of range."""
+    for key, value, low, high in _open_intervals(conf):
+        if not low < value < high:
+            raise ConfError(f"{key}={value}: must lie between {low} and {high}, both excluded")
+    for key, value, low in _lower_bounds(conf):
+        if value < low:
+            raise ConfError(f"{key}={value}: must be at least {low}")
+    for key, value in _shares(conf):
+        if not 0 <= value <= 1:
+            raise ConfError(f"{key}={value}: must lie between 0 and 1")
+    _check_devices(conf)
+
+
+def _open_intervals(conf: Conf) -> list[tuple[str, float, float, float]]:
+    intervals = [
+        ("model.co_ratio", conf.model.co_ratio, 0, 1),
+        ("data.validation", conf.data.validation, 0, 1),
+        ("pretrain.lr", conf.pretrain.lr, 0, float("inf")),
+        ("distil.lr", conf.distil.lr, 0, float("inf")),
+        ("rounds.lr", conf.rounds.lr, 0, float("inf")),
+        ("rounds.head_tuning_lr", conf.rounds.head_tuning_lr, 0, float("inf")),
+        ("rounds.timeout", conf.rounds.timeout, 0, float("inf")),
+        ("devices.alpha", conf.devices.alpha, 0, float("inf")),
+        ("data.train_fraction", conf.data.train_fraction, 0, 1.0000001),
+    ]
+    if conf.split.by == "fraction":
+        intervals.append(("split.device_fraction", conf.split.device_fraction, 0, 1))
+    return intervals
+
+
+def _lower_bounds(conf: Conf) -> list[tuple[str, int, int]]:
+    return [
+        ("seed", conf.seed, 0),
+        ("devices.count", conf.devices.count, 1),
+        ("devices.classes_per_device", conf.devices.classes_per_device, 1),
+        ("pretrain.epochs", conf.pretrain.epochs, 1),
+        ("pretrain.batch_size", conf.pretrain.batch_size, 2),
+        ("distil.epochs", conf.distil.epochs, 1),
+        ("distil.batch_size", conf.distil.batch_size, 2),
+        ("rounds.count", conf.rounds.count, 1),
+        ("rounds.local_steps", conf.rounds.local_steps, 1),
+        ("rounds.cloud_batch_size", conf.rounds.cloud_batch_size, 2),
+        ("rounds.device_batch_size", conf.rounds.device_batch_size, 2),
+        ("rounds.head_tuning_steps", conf.rounds.head_tuning_steps, 1),
+        ("exemplars", conf.exemplars, 0),
+        ("runtime.workers", conf.runtime.workers, 1),
+        ("runtime.threads", conf.runtime.threads, 1),
+        ("runtime.server_threads", conf.runtime.server_threads, 1),
+    ]
+
+
+def _shares(conf: Conf) -> list[tuple[str, float]]:
+    return [
+        ("split.mix", conf.split.mix),
+        ("rounds.cloud_weight", conf.rounds.cloud_weight),
+        ("rounds.freeze_statistics_after", conf.rounds.freeze_statistics_after),
+        ("rounds.min_replies", conf.rounds.min_replies),
+        ("rounds.momentum", conf.rounds.momentum),
+        ("pretrain.momentum", conf.pretrain.momentum),
+    ]
+
+
+def _check_devices(conf: Conf) -> None:
+    count, per_round, nodes = conf.devices.count, conf.devices.per_round, conf.runtime.nodes
+    if per_round is not None and not 1 <= per_round <= count:
+        raise ConfError(f"devices.per_round={per_round}: must lie between 1 and {count} devices")
+    if nodes is not None and not 1 <= nodes <= count:
+        raise ConfError(f"runtime.nodes={nodes}: must lie between 1 and {count} devices")
+
+
+def _conf_source(name_or_path: str) -> Any:
+    if name_or_path in conf_names():
+        text = resources.files("dccl_flower.conf").joinpath(f"{name_or_path}.yaml").read_text()
+    elif name_or_path.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name_or_path).read_text()
+        except OSError as error:
+            raise ConfError(f"conf {name_or_path!r}: {error.strerror}") from error
+    else:
+        allowed = ", ".join(conf_names())
+        raise ConfError(f"conf {name_or_path!r}: expected one of {allowed}, or a path to a .yaml")
+    try:
+        source = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfError(_one_line(name_or_path, error)) from error
+    if not isinstance(source, dict):
+        raise ConfError(f"conf {name_or_path!r}: expected a mapping of keys to values")
+    return source
+
+
+def _one_line(where: str, error: Exception) -> str:
+    text = " ".join(str(error).split("\n    full_key")[0].split())
+    key = getattr(error, "full_key", None)
+    if key and text.startswith("Key "):
+        parent = getattr(error, "parent_node", None)
+        allowed = ", ".join(sorted(parent)) if parent is not None else ""
+        return f"{key}: unknown key; allowed here: {allowed}"
+    return f"{key}: {text}" if key else f"conf {where!r}: {text}"

@@ -1,0 +1,1 @@
+"""Images, the cloud/device split, and batches."""

@@ -1,0 +1,193 @@
+"""Images as uint8 memory-maps: decoded once, shared by all processes of a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dccl_flower.config import ConfError, DataConf
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+DECODE_BATCH = 1000
+DIGITS_TEST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, H, W, C) uint8 with labels (N,) int64; ``key`` names the content."""
+
+    key: str
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    groups: np.ndarray | None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, counted over train and test labels."""
+        return int(max(self.train_labels.max(), self.test_labels.max())) + 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image as models take it: (C, H, W)."""
+        height, width, channels = self.train.shape[1:]
+        return channels, height, width
+
+
+def cache_root() -> Path:
+    """Return the folder for decoded images: ``DCCL_CACHE``, else one below ``XDG_CACHE_HOME``."""
+    if explicit := os.environ.get("DCCL_CACHE"):
+        return Path(explicit).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dccl-flower"
+
+
+def open_images(conf: DataConf) -> Images:
+    """Memory-map a data set, decoding it first where no process has done so yet.
+
+    Raises ConfError for a path without parquet, missing columns or images of unequal size.
+    """
+    key = _content_key(conf)
+    folder = cache_root() / key
+    if not (folder / "test_labels.npy").exists():
+        write_folder(folder, lambda target: _decode(conf, target))
+    groups = folder / "groups.npy"
+    return Images(
+        key,
+        *(
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("train", "train_labels", "test", "test_labels")
+        ),
+        groups=np.load(groups, mmap_mode="r") if groups.exists() else None,
+    )
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder aside and rename it, so that readers see all of it or nothing."""
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
+    aside.mkdir(parents=True)
+    try:
+        fill(aside)
+        aside.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _content_key(conf: DataConf) -> str:
+    """Hash what decides the decoded content; local files count by name, size and time."""
+    facts: list[Any] = [conf.name, conf.image_column, conf.label_column, conf.group_column]
+    facts.append(conf.rgb)
+    for files in _parquet_files(conf.path).values() if conf.path else []:
+        facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return f"images-{digest}"
+
+
+def _parquet_files(path: str) -> dict[str, list[str]]:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfError(f"data.path={path}: no such folder")
+    files = {}
+    for split in ("train", "test"):
+        files[split] = sorted(map(str, folder.resolve().rglob(f"{split}*.parquet")))
+        if not files[split]:
+            raise ConfError(f"data.path={path}: holds no {split}*.parquet")
+    return files
+
+
+def _decode(conf: DataConf, folder: Path) -> None:
+    if conf.name == "digits" and conf.path is None:
+        return _decode_digits(conf, folder)
+    splits = _load_splits(conf)
+    for split in ("train", "test"):
+        _decode_split(conf, splits[split], folder, split)
+    if conf.group_column is not None:
+        _, codes = np.unique(np.asarray(splits["train"][conf.group_column]), return_inverse=True)
+        np.save(folder / "groups.npy", codes.astype(np.int64))
+    return None
+
+
+def _load_splits(conf: DataConf) -> DatasetDict:
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    if conf.path is not None:
+        splits = load_dataset("parquet", data_files=_parquet_files(conf.path))
+    else:
+        try:
+            splits = load_dataset(conf.name)
+        except Exception as error:  # the hub client raises many kinds
+            cause = str(error).splitlines()[0]
+            raise ConfError(f"data.name={conf.name}: cannot be loaded ({cause})") from error
+    for split in ("train", "test"):
+        if split not in splits:
+            raise ConfError(f"data.name={conf.name}: has no split {split!r}, only {list(splits)}")
+    columns = splits["train"].column_names
+    for key in ("image_column", "label_column", "group_column"):
+        name = getattr(conf, key)
+        if name is not None and name not in columns:
+            raise ConfError(f"data.{key}={name}: the data have columns {', '.join(columns)}")
+    return splits
+
+
+def _decode_split(conf: DataConf, rows: Dataset, folder: Path, split: str) -> None:
+    from datasets import Image
+
+    mode = "RGB" if conf.rgb else None
+    rows = rows.cast_column(conf.image_column, Image(mode=mode))
+    first = _as_array(rows[0][conf.image_column])
+    target = np.lib.format.open_memmap(
+        folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *first.shape)
+    )
+    for start in range(0, len(rows), DECODE_BATCH):
+        batch = rows[start : start + DECODE_BATCH][conf.image_column]
+        for offset, image in enumerate(batch):
+            array = _as_array(image)
+            if array.shape != first.shape:
+                row = start + offset
+                shapes = f"{array.shape}, others have {first.shape}"
+                raise ConfError(f"data.image_column={conf.image_column}: row {row} is {shapes}")
+            target[start + offset] = array
+    target.flush()
+    labels = np.asarray(rows[conf.label_column])
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ConfError(f"data.label_column={conf.label_column}: labels must be integers from 0")
+    np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
+
+
+def _as_array(image: Any) -> np.ndarray:
+    array = np.asarray(image, dtype=np.uint8)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _decode_digits(conf: DataConf, folder: Path) -> None:
+    """Write scikit-learn's bundled digits, split once and for all seeds alike."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    pixels = np.repeat(pixels, 3, axis=3) if conf.rgb else pixels
+    train, test = train_test_split(
+        np.arange(len(pixels)),
+        test_size=DIGITS_TEST_SHARE,
+        random_state=0,
+        stratify=digits.target,
+    )
+    for split, rows in (("train", train), ("test", test)):
+        np.save(folder / f"{split}.npy", pixels[rows])
+        np.save(folder / f"{split}_labels.npy", digits.target[rows].astype(np.int64))

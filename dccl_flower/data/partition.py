@@ -1,0 +1,70 @@
+"""Share the device samples out to devices, by flwr-datasets' partitioners."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dccl_flower.config import ConfError, DevicesConf
+from dccl_flower.seeds import derive_seed, numpy_generator
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+
+def partition(
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, conf: DevicesConf, seed: int
+) -> list[np.ndarray]:
+    """Return the sample indices of each device; every device gets at least one.
+
+    Raises ConfError where there are more devices than samples or natural ids, or where the
+    partitioner cannot serve them all.
+    """
+    if conf.count > len(rows):
+        raise ConfError(f"devices.count={conf.count}: there are only {len(rows)} device samples")
+    from datasets import Dataset
+
+    order = numpy_generator(seed, "partition").permutation(rows)
+    columns = {"row": order, "label": labels[order]}
+    if groups is not None:
+        columns["group"] = groups[order]
+    partitioner = _partitioner(conf, columns, derive_seed(seed, "partitioner") % 2**32)
+    partitioner.dataset = Dataset.from_dict(columns)
+    try:
+        parts = [partitioner.load_partition(d) for d in range(conf.count)]
+    except ValueError as error:
+        cause = " ".join(str(error).split())
+        raise ConfError(f"devices.partitioner={conf.partitioner}: {cause}") from error
+    indices = [np.asarray(part["row"], dtype=np.int64) for part in parts]
+    if empty := [device for device, rows in enumerate(indices) if not len(rows)]:
+        raise ConfError(
+            f"devices.partitioner={conf.partitioner}: device {empty[0]} of {conf.count} gets no "
+            "sample; use fewer devices or a more even partition"
+        )
+    return indices
+
+
+def _partitioner(conf: DevicesConf, columns: dict[str, np.ndarray], seed: int) -> Partitioner:
+    from flwr_datasets import partitioner as library
+
+    if conf.partitioner == "iid":
+        return library.IidPartitioner(conf.count)
+    if conf.partitioner == "dirichlet":
+        return library.DirichletPartitioner(
+            conf.count, partition_by="label", alpha=conf.alpha, min_partition_size=1, seed=seed
+        )
+    if conf.partitioner == "pathological":
+        return library.PathologicalPartitioner(
+            conf.count,
+            partition_by="label",
+            num_classes_per_partition=conf.classes_per_device,
+            class_assignment_mode="deterministic",
+            seed=seed,
+        )
+    if "group" not in columns:
+        raise ConfError("devices.partitioner=natural: needs data.group_column")
+    available = len(np.unique(columns["group"]))
+    if conf.count > available:
+        raise ConfError(f"devices.count={conf.count}: the devices' data have {available} ids")
+    return library.NaturalIdPartitioner(partition_by="group")

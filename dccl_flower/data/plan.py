@@ -1,0 +1,96 @@
+"""Who holds which samples: computed once, kept beside the decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dccl_flower.config import Conf
+from dccl_flower.data.images import Images, cache_root, write_folder
+from dccl_flower.data.partition import partition
+from dccl_flower.data.split import hold_out, split_sides, subset
+
+STATISTICS_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Index arrays into the training images, and the cloud's pixel mean and deviation (C,)."""
+
+    cloud: np.ndarray
+    validation: np.ndarray
+    devices: list[np.ndarray]
+    cloud_classes: list[int]
+    device_classes: list[int]
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def open_plan(conf: Conf, images: Images) -> Plan:
+    """Read the plan of a configuration, computing it first where no process has done so yet.
+
+    Raises ConfError where the split or the partition is impossible.
+    """
+    facts = [images.key, conf.seed, asdict(conf.split), asdict(conf.devices)]
+    facts += [conf.data.train_fraction, conf.data.validation]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    folder = cache_root() / f"plan-{digest}"
+    if not (folder / "plan.npz").exists():
+        plan = make_plan(conf, images)
+        write_folder(folder, lambda target: _write(plan, target))
+    return _read(folder)
+
+
+def make_plan(conf: Conf, images: Images) -> Plan:
+    """Split the training images into cloud, validation and one part a device."""
+    labels = np.asarray(images.train_labels)
+    rows = subset(labels, conf.data.train_fraction, conf.seed)
+    sides = split_sides(labels, rows, conf.split, conf.seed)
+    devices = partition(sides.devices, labels, images.groups, conf.devices, conf.seed)
+    cloud, validation = hold_out(labels, sides.cloud, conf.data.validation, conf.seed)
+    mean, std = _pixel_statistics(images.train, cloud)
+    return Plan(cloud, validation, devices, sides.cloud_classes, sides.device_classes, mean, std)
+
+
+def _pixel_statistics(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation a channel of the cloud's pixels, in units of 0..1."""
+    total, squares, count = 0.0, 0.0, 0
+    for start in range(0, len(rows), STATISTICS_BATCH):
+        batch = images[rows[start : start + STATISTICS_BATCH]].astype(np.float64) / 255
+        total = total + batch.sum(axis=(0, 1, 2))
+        squares = squares + (batch**2).sum(axis=(0, 1, 2))
+        count += batch[..., 0].size
+    mean = np.asarray(total) / count
+    std = np.sqrt(np.maximum(np.asarray(squares) / count - mean**2, 1e-6))
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def _write(plan: Plan, folder: Path) -> None:
+    np.savez(
+        folder / "plan.npz",
+        cloud=plan.cloud,
+        validation=plan.validation,
+        device_rows=np.concatenate(plan.devices),
+        device_ends=np.cumsum([len(rows) for rows in plan.devices]),
+        cloud_classes=plan.cloud_classes,
+        device_classes=plan.device_classes,
+        mean=plan.mean,
+        std=plan.std,
+    )
+
+
+def _read(folder: Path) -> Plan:
+    with np.load(folder / "plan.npz", allow_pickle=False) as stored:
+        return Plan(
+            stored["cloud"],
+            stored["validation"],
+            np.split(stored["device_rows"], stored["device_ends"][:-1]),
+            stored["cloud_classes"].tolist(),
+            stored["device_classes"].tolist(),
+            stored["mean"],
+            stored["std"],
+        )

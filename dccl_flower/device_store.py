@@ -1,0 +1,66 @@
+"""What devices keep between rounds: files named by their content's SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+
+def sha256(blob: bytes) -> str:
+    """Return the hexadecimal SHA-256 of a blob."""
+    return hashlib.sha256(blob).hexdigest()
+
+
+class DeviceStore:
+    """A folder of blobs, and for each device a marker a blob that it has received.
+
+    In a simulation the workers of a machine share the folder, so a blob lies there once however
+    many devices hold it; in a deployment each device has its own.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+
+    def holds(self, device: int, digest: str) -> bool:
+        """Tell whether the device has received the blob and it still lies there undamaged."""
+        return self._marker(device, digest).exists() and self._is_intact(digest)
+
+    def put(self, device: int, digest: str, blob: bytes) -> None:
+        """Keep a blob for a device. Raises ValueError where the content is not the digest's."""
+        if sha256(blob) != digest:
+            raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
+        path, marker = self._blob(digest), self._marker(device, digest)
+        for folder in (path.parent, marker.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_bytes(blob)
+        aside.replace(path)
+        marker.touch()
+
+    def get(self, device: int, digest: str) -> bytes:
+        """Return a blob the device holds. Raises ValueError where it is missing or damaged."""
+        if not self.holds(device, digest):
+            raise ValueError(f"device {device} does not hold blob {digest}")
+        return self._blob(digest).read_bytes()
+
+    def _is_intact(self, digest: str) -> bool:
+        path = self._blob(digest)
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return False
+        return _has_digest(path, digest, stat.st_mtime_ns, stat.st_size)
+
+    def _blob(self, digest: str) -> Path:
+        return self._folder / "blobs" / f"{digest}.safetensors"
+
+    def _marker(self, device: int, digest: str) -> Path:
+        return self._folder / "devices" / str(device) / digest
+
+
+@lru_cache(maxsize=64)
+def _has_digest(path: Path, digest: str, mtime_ns: int, size: int) -> bool:
+    """Hash a file, once as long as its time and size stay the same."""
+    return sha256(path.read_bytes()) == digest

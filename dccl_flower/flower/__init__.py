@@ -1,0 +1,1 @@
+"""The thin border to Flower: client adapter, node directory, wire format, ledger."""

@@ -1,0 +1,54 @@
+"""Bytes on the wire by kind, counted from the content of the messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+KINDS = ("mimic_down", "co_down", "co_up", "exemplars_down", "other_down", "other_up")
+BLOB_KINDS = {"mimic": "mimic_down", "exemplars": "exemplars_down"}
+
+
+class Ledger:
+    """Running totals, and the totals since the last call of :meth:`close_round`."""
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self._at_round_start: Counter[str] = Counter(self.totals)
+
+    def sent(self, content: RecordDict) -> None:
+        """Count a message to a device: co-submodel, blobs, everything else."""
+        self.totals["co_down"] += arrays_bytes(content)
+        for record in content.config_records.values():
+            blobs = _blob_bytes(record)
+            self.totals.update(blobs)
+            self.totals["other_down"] += record.count_bytes() - sum(blobs.values())
+
+    def received(self, content: RecordDict, arrays_kind: str = "co_up") -> None:
+        """Count a reply; ``arrays_kind`` says what its arrays are."""
+        self.totals[arrays_kind] += arrays_bytes(content)
+        records = [*content.metric_records.values(), *content.config_records.values()]
+        self.totals["other_up"] += sum(record.count_bytes() for record in records)
+
+    def close_round(self) -> tuple[int, int]:
+        """Return bytes down and up since the last call."""
+        spent = {kind: self.totals[kind] - self._at_round_start[kind] for kind in KINDS}
+        self._at_round_start = Counter(self.totals)
+        down = sum(n for kind, n in spent.items() if kind.endswith("_down"))
+        return down, sum(n for kind, n in spent.items() if kind.endswith("_up"))
+
+
+def arrays_bytes(content: RecordDict) -> int:
+    """Return the bytes of a message's arrays, headers and names included."""
+    records: list[ArrayRecord] = list(content.array_records.values())
+    return sum(record.count_bytes() for record in records)
+
+
+def _blob_bytes(record: ConfigRecord) -> dict[str, int]:
+    found = {}
+    for key, kind in BLOB_KINDS.items():
+        blob = record.get(key)
+        if isinstance(blob, bytes):
+            found[kind] = len(blob)
+    return found

@@ -1,0 +1,1 @@
+"""Pure training kernels; nothing here knows of Flower."""

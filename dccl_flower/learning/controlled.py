@@ -1,0 +1,74 @@
+"""Controlled training: the co-submodel learns under logits that stand in for the cloud submodel.
+
+Ding et al., "DC-CCL", arXiv 2303.10361: the loss is CE(control(x) + co(x), y) with the control
+frozen, so the gradient of the co-submodel is that of the full sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from dccl_flower.learning.losses import Loss
+from dccl_flower.models.frozen import train_mode
+
+
+@dataclass(frozen=True)
+class LocalRecipe:
+    """What one side does in one round: SGD with a fresh momentum buffer each time."""
+
+    steps: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    freeze_statistics: bool = False
+
+
+def train_controlled(
+    co: nn.Module,
+    control: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss: Loss,
+    recipe: LocalRecipe,
+    device: torch.device | str = "cpu",
+) -> tuple[float, float]:
+    """Train ``co`` in place and return the mean training loss and accuracy of the steps."""
+    trainable = [p for p in co.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        trainable, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    control.eval()
+    train_mode(co, recipe.freeze_statistics)
+    total, correct, seen = 0.0, 0, 0
+    for images, labels in islice(batches, recipe.steps):
+        images, labels = images.to(device), labels.to(device)
+        with torch.no_grad():
+            control_logits = control(images)
+        logits = control_logits + co(images)
+        step_loss = loss(logits, labels)
+        optimizer.zero_grad()
+        step_loss.backward()
+        optimizer.step()
+        total += step_loss.item() * len(labels)
+        correct += int((logits.argmax(1) == labels).sum())
+        seen += len(labels)
+    co.eval()
+    return total / seen, correct / seen
+
+
+def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int) -> float:
+    """Return the rate of a round, counted from 1.
+
+    ``last_two_halved`` is the published schedule; ``cosine`` falls to a twentieth of ``base``.
+    """
+    if schedule == "last_two_halved":
+        return base * (0.5 if server_round > num_rounds - 2 else 1.0)
+    if schedule == "cosine":
+        progress = (server_round - 1) / max(1, num_rounds - 1)
+        factor = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+        return base * (0.05 + 0.95 * factor)
+    return base

@@ -1,0 +1,90 @@
+"""Accuracies of single submodels and of their sums."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dccl_flower.data.loader import Loader
+from dccl_flower.models.frozen import load_exchanged
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies as fractions: over all test samples, over cloud classes, over device classes."""
+
+    accuracy: float
+    accuracy_cloud_classes: float
+    accuracy_device_classes: float
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, loader: Loader, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Return logits (N, classes) in eval mode and the loader's targets, both on the CPU."""
+    was_training = model.training
+    model.eval()
+    logits, targets = [], []
+    for images, batch_targets in loader:
+        logits.append(model(images.to(device)).float().cpu())
+        targets.append(batch_targets.cpu())
+    model.train(was_training)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the fraction of rows whose largest logit is the label's; NaN without rows."""
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+class Scorer:
+    """Score states of the co-submodel on one test set.
+
+    The frozen submodels' logits are computed once; ``co`` is copied, so that scoring does not
+    meet training.
+    """
+
+    def __init__(
+        self,
+        cloud: nn.Module,
+        mimic: nn.Module,
+        co: nn.Module,
+        loader: Loader,
+        cloud_classes: Sequence[int],
+        device_classes: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._co = copy.deepcopy(co)
+        self._loader = loader
+        self._device = device
+        self._cloud_logits, self._labels = predict(cloud, loader, device)
+        self._mimic_logits, _ = predict(mimic, loader, device)
+        self._is_cloud = torch.isin(self._labels, torch.tensor(list(cloud_classes)))
+        self._is_device = torch.isin(self._labels, torch.tensor(list(device_classes)))
+
+    def cloud_submodel(self) -> Scores:
+        """Score the cloud submodel alone."""
+        return self._scores(self._cloud_logits)
+
+    def mimic(self) -> Scores:
+        """Score the mimic alone."""
+        return self._scores(self._mimic_logits)
+
+    def served(self, state: dict[str, Tensor]) -> tuple[Scores, float]:
+        """Return the scores of cloud + co, and the accuracy of mimic + co."""
+        load_exchanged(self._co, state)
+        co_logits, _ = predict(self._co, self._loader, self._device)
+        mimic_co = accuracy(self._mimic_logits + co_logits, self._labels)
+        return self._scores(self._cloud_logits + co_logits), mimic_co
+
+    def _scores(self, logits: Tensor) -> Scores:
+        return Scores(
+            accuracy(logits, self._labels),
+            accuracy(logits[self._is_cloud], self._labels[self._is_cloud]),
+            accuracy(logits[self._is_device], self._labels[self._is_device]),
+        )

@@ -1,0 +1,56 @@
+"""Head tuning without raw samples: sides send gradients of the last layer only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from dccl_flower.learning.losses import Loss
+from dccl_flower.models.zoo import find_head
+
+
+def head_gradient(
+    co: nn.Module,
+    control: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    loss: Loss,
+    num_batches: int,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, Tensor], int]:
+    """Return the mean gradient of the head's parameters over the batches, and the sample count.
+
+    Averaged over sides with the sample counts as weights this is the gradient of the pooled data.
+    """
+    co.eval()
+    control.eval()
+    head_name, head = find_head(co)
+    parameters = dict(head.named_parameters(prefix=head_name))
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    seen = 0
+    for images, labels in islice(batches, num_batches):
+        images, labels = images.to(device), labels.to(device)
+        with torch.no_grad():
+            control_logits = control(images)
+        step_loss = loss(control_logits + co(images), labels)
+        gradients = torch.autograd.grad(step_loss, list(parameters.values()))
+        for name, gradient in zip(sums, gradients, strict=True):
+            sums[name] += gradient * len(labels)
+        seen += len(labels)
+    return {name: (total / seen).cpu() for name, total in sums.items()}, seen
+
+
+def apply_head_gradient(
+    state: dict[str, Tensor], gradient: dict[str, Tensor], lr: float
+) -> dict[str, Tensor]:
+    """Return the state after one plain gradient step on the head."""
+    stepped = {name: state[name] - lr * g for name, g in gradient.items()}
+    return {**state, **stepped}
+
+
+def head_part(co: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a state that belongs to the head of ``co``."""
+    head_name, head = find_head(co)
+    return {name: state[name] for name, _ in head.named_parameters(prefix=head_name)}

@@ -1,0 +1,1 @@
+"""Model zoo, vertical split and the additive served model."""

@@ -1,0 +1,78 @@
+"""Parts of a model that never train: the shared stem, and batch statistics on demand."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Frozen(nn.Module):
+    """Wrap a module so that it stays in eval mode and out of the optimizer and the wire."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.eval().requires_grad_(False)
+
+    def forward(self, *args: Any) -> Any:
+        """Call the wrapped module."""
+        return self.module(*args)
+
+    def train(self, mode: bool = True) -> Self:
+        """Ignore the mode: a frozen part always evaluates."""
+        return self
+
+
+def frozen_names(model: nn.Module) -> list[str]:
+    """Return the names of the frozen parts, in order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Frozen)]
+
+
+def copy_frozen(source: nn.Module, target: nn.Module) -> None:
+    """Copy the frozen parts of ``target`` from the parts of the same names in ``source``."""
+    for name in frozen_names(target):
+        part = source.get_submodule(name)
+        part = part.module if isinstance(part, Frozen) else part
+        frozen = target.get_submodule(name)
+        assert isinstance(frozen, Frozen)
+        frozen.module.load_state_dict(part.state_dict())
+
+
+def exchanged_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return references to what crosses the wire: floating tensors outside frozen parts.
+
+    Running means and variances are among them; integer counters are not.
+    """
+    frozen = tuple(f"{name}." for name in frozen_names(model))
+    state = model.state_dict()
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not name.startswith(frozen or ("\0",))
+    }
+
+
+def load_exchanged(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy a state of :func:`exchanged_state` into the model, in place.
+
+    Raises ValueError where names or shapes differ.
+    """
+    own = exchanged_state(model)
+    if list(own) != list(state):
+        odd = sorted(set(own) ^ set(state)) or list(state)
+        raise ValueError(f"state does not fit the model: {odd[0]!r} is missing, new or misplaced")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+            raise ValueError(f"state does not fit the model: {name!r} has shape {shapes}")
+        tensor.copy_(state[name])
+
+
+def train_mode(model: nn.Module, freeze_statistics: bool) -> None:
+    """Switch to training; with ``freeze_statistics`` batch norms keep and use what they hold."""
+    model.train()
+    if freeze_statistics:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()

@@ -1,0 +1,33 @@
+"""Normalisation layers of the co-submodel."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+CHANNELS_PER_GROUP = 4
+
+
+def to_group_norm(model: nn.Module) -> None:
+    """Replace every batch norm outside frozen parts by a group norm with the same scale and shift.
+
+    Group norm knows no batch statistics, so sides with different classes can be averaged
+    (Wu and He, arXiv 1803.08494). Activations that a library fused into its norm layer stay.
+    """
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and child.affine:
+                setattr(parent, name, _group_norm_like(child))
+
+
+def _group_norm_like(batch_norm: _BatchNorm) -> nn.Module:
+    channels = batch_norm.num_features
+    groups = max(1, channels // CHANNELS_PER_GROUP)
+    while channels % groups:
+        groups -= 1
+    group_norm = nn.GroupNorm(groups, channels, eps=batch_norm.eps)
+    group_norm.load_state_dict({"weight": batch_norm.weight, "bias": batch_norm.bias})
+    # timm's BatchNormAct2d carries the drop and activation that follow the norm.
+    after = [getattr(batch_norm, name, None) for name in ("drop", "act")]
+    tail = [module for module in after if isinstance(module, nn.Module)]
+    return nn.Sequential(group_norm, *tail) if tail else group_norm

@@ -1,0 +1,97 @@
+"""Vertical split of a base model by width into a cloud submodel and a co-submodel.
+
+Ding et al., "DC-CCL", arXiv 2303.10361. torch-pruning's dependency graph finds the layers
+that must be cut together.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dccl_flower.config import ConfError
+from dccl_flower.models.frozen import Frozen
+from dccl_flower.models.zoo import find_head
+
+CUT_LAYERS = (nn.Conv2d, nn.Linear)
+
+
+def split_vertically(
+    base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """Cut every layer: channels ``[0, 1 - co_ratio)`` to the cloud, the rest to the co-submodel.
+
+    Both halves keep the base model's weights and a head over all classes; the head's bias goes
+    to the cloud alone, so that the two add up. A shared stem (first convolution and its norm)
+    stays at full width in both and is frozen in the co-submodel. ``example``: images (N, C, H, W).
+    Raises ConfError for a shared stem that other layers are coupled to.
+    """
+    stem = stem_names(base) if shared_stem else []
+    cloud = _cut(base, example, co_ratio, stem, keep_cloud=True)
+    co = _cut(base, example, co_ratio, stem, keep_cloud=False)
+    _, head = find_head(co)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+    freeze_parts(co, stem)
+    return cloud, co
+
+
+def stem_names(model: nn.Module) -> list[str]:
+    """Return the names of the first convolution and of the batch norm right behind it."""
+    leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
+    first = next(i for i, (_, m) in enumerate(leaves) if isinstance(m, nn.Conv2d))
+    behind = leaves[first + 1 : first + 2]
+    return [leaves[first][0]] + [n for n, m in behind if isinstance(m, _BatchNorm)]
+
+
+def freeze_parts(model: nn.Module, names: list[str]) -> None:
+    """Wrap the named modules in :class:`Frozen`, in place."""
+    for name in names:
+        model.set_submodule(name, Frozen(model.get_submodule(name)))
+
+
+def co_channels(channels: int, co_ratio: float) -> int:
+    """Return how many of a layer's channels the co-submodel gets: at least one, never all."""
+    return max(1, min(channels - 1, round(channels * co_ratio)))
+
+
+def _cut(
+    base: nn.Module, example: Tensor, co_ratio: float, stem: list[str], keep_cloud: bool
+) -> nn.Module:
+    model = copy.deepcopy(base)
+    graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+    _, head = find_head(model)
+    kept_whole = [head] + [model.get_submodule(name) for name in stem]
+    for group in list(graph.get_all_groups([head], root_module_types=list(CUT_LAYERS))):
+        root = group[0].dep.target.module
+        outputs = [dep.target.module for dep, _ in group if _cuts_outputs(dep)]
+        if any(module in kept_whole for module in outputs):
+            _check_stem_is_alone(outputs, stem)
+            continue
+        channels = graph.get_out_channels(root)
+        if channels < 2:
+            raise ConfError(f"model.base: a layer of {channels} channel cannot be cut in two")
+        first_co = channels - co_channels(channels, co_ratio)
+        drop = range(first_co, channels) if keep_cloud else range(first_co)
+        graph.get_pruning_group(root, group[0].dep.handler, list(drop)).prune()
+    for parameter in model.parameters():
+        parameter.grad = None
+    with torch.no_grad():
+        model.eval()(example)
+    return model.train()
+
+
+def _cuts_outputs(dep: tp.Dependency) -> bool:
+    return isinstance(dep.target.module, CUT_LAYERS) and "out_channels" in dep.handler.__name__
+
+
+def _check_stem_is_alone(outputs: list[nn.Module], stem: list[str]) -> None:
+    if len(outputs) > 1:
+        raise ConfError(
+            f"model.shared_stem=true: {stem[0]} is coupled to {len(outputs) - 1} other layers; "
+            "a shared stem is for plain nets such as VGG"
+        )

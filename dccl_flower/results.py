@@ -1,0 +1,79 @@
+"""What a run leaves behind: results.json and rounds.csv."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dccl_flower.learning.evaluate import Scores
+
+PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round on the test set; bytes as counted from the messages, devices by id."""
+
+    round: int
+    accuracy: float
+    accuracy_cloud_classes: float
+    accuracy_device_classes: float
+    plug_in_gap: float
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    devices: list[int]
+
+
+@dataclass
+class Results:
+    """Everything in results.json; accuracies are fractions, sizes bytes, times seconds."""
+
+    conf: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    final: dict[str, float]
+    cloud_submodel: Scores
+    mimic: Scores
+    rounds: list[RoundResult]
+    wire: dict[str, int]
+    seconds: dict[str, float]
+    peak_rss_mb: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """Write results.json aside and rename it."""
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        aside.replace(path)
+
+
+def final_scores(last: RoundResult) -> dict[str, float]:
+    """Return the last round's scores as results.json gives them."""
+    return {
+        "accuracy": last.accuracy,
+        "accuracy_cloud_classes": last.accuracy_cloud_classes,
+        "accuracy_device_classes": last.accuracy_device_classes,
+        "accuracy_mimic_co": last.accuracy - last.plug_in_gap,
+        "plug_in_gap": last.plug_in_gap,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def append_round(path: Path, result: RoundResult) -> None:
+    """Append a line to rounds.csv, with a header first; device ids are joined by spaces."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(field.name for field in fields(result))
+        values = asdict(result) | {"devices": " ".join(map(str, result.devices))}
+        writer.writerow(values.values())

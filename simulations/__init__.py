@@ -1,0 +1,1 @@
+"""The Flower app, the ``dccl`` command and its reports."""

@@ -1,0 +1,91 @@
+"""The ``dccl`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from dccl_flower.config import ConfError, load_conf
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("dccl-flower"), prog_name="dccl")
+def cli() -> None:
+    """Device-cloud collaborative controlled learning (DC-CCL) on Flower."""
+
+
+@cli.command()
+@click.argument("conf")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--seed", type=int, help="Seed of every random draw.")
+@click.option("--output", type=click.Path(path_type=Path), help="New directory for the results.")
+@click.option("--workers", type=int, help="Ray workers that train side by side.")
+@click.option("--threads", type=int, help="Torch threads of each worker.")
+@click.option("--gpu", is_flag=True, help="Train on the GPU.")
+@click.option("--port", type=int, help="SuperLink port; a free one by default.")
+def run(
+    conf: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    output: Path | None,
+    workers: int | None,
+    threads: int | None,
+    gpu: bool,
+    port: int | None,
+) -> None:
+    """Run the experiment CONF: a name that comes with the package, or a path to a YAML file."""
+    flags = {"seed": seed, "runtime.workers": workers, "runtime.threads": threads}
+    given = [f"{key}={value}" for key, value in flags.items() if value is not None]
+    given += ["runtime.gpu=true"] if gpu else []
+    loaded = load_conf(conf, [*overrides, *given])
+    # Torch and Flower take seconds to import: only once the configuration is known to be good.
+    from dccl_flower.simulations.display import Display, results_table
+    from dccl_flower.simulations.experiment import open_experiment
+    from dccl_flower.simulations.run_folder import check_folder, default_folder
+    from dccl_flower.simulations.runner import run_simulation
+    from dccl_flower.simulations.superlink import choose_port
+
+    folder = (output or default_folder(loaded)).expanduser().resolve()
+    check_folder(folder)
+    choose_port(port)
+    open_experiment(loaded)
+    with Display() as display:
+        run_simulation(loaded, folder, port, display)
+    console = Console(highlight=False)
+    console.print(results_table(json.loads((folder / "results.json").read_text())))
+    console.print(f"run directory: {folder}", soft_wrap=True)
+    for name in ("results.json", "rounds.csv", "curves.png", "conf.yaml", "models", "tensorboard"):
+        console.print(f"  {name}")
+
+
+def main() -> None:
+    """Run the command; every error is one line on stderr and an exit code.
+
+    0: done. 1: the run failed. 2: bad usage or configuration. 130: interrupted.
+    """
+    try:
+        cli(standalone_mode=False)
+    except (ConfError, click.ClickException) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        sys.exit(_fail(text, BAD_USAGE))
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(_fail("interrupted", INTERRUPTED))
+    except Exception as error:
+        from dccl_flower.simulations.superlink import RunError
+
+        if not isinstance(error, RunError):
+            raise
+        sys.exit(_fail(str(error), FAILED))
+    sys.exit(DONE)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"dccl: {' '.join(text.split())}", file=sys.stderr)
+    return code

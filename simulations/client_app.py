@@ -1,0 +1,32 @@
+"""The devices' side of ``flwr run``."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from dccl_flower.simulations.experiment import cached_experiment, device_store
+from flwr.app import Context
+from torch import nn
+
+from dccl_flower.device import DcCclClient
+from dccl_flower.flower.numpy_client_app import numpy_client_app
+
+
+def client_fn(context: Context) -> DcCclClient:
+    """Return the client for one message; data and modules stay in the worker process."""
+    run = (str(context.run_config["conf"]), str(context.run_config["overrides"]))
+    experiment = cached_experiment(*run)
+    torch.set_num_threads(experiment.conf.runtime.threads)
+    co, mimic = _scratch_modules(*run)
+    store = device_store(experiment.conf, context.run_id)
+    return DcCclClient(co, mimic, experiment.device_loader, store, experiment.torch_device)
+
+
+@cache
+def _scratch_modules(name_or_path: str, overrides: str) -> tuple[nn.Module, nn.Module]:
+    """Build the modules that all devices of this process train in, one after the other."""
+    return cached_experiment(name_or_path, overrides).device_modules()
+
+
+app = numpy_client_app(client_fn)

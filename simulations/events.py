@@ -1,0 +1,43 @@
+"""How a run tells what it is doing: one JSON line an event in the run directory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EVENTS_FILE = "events.jsonl"
+
+
+class EventWriter:
+    """Append events to ``events.jsonl``; the run's display reads nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / EVENTS_FILE
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event with the time in seconds since the epoch."""
+        line = json.dumps({"event": event, "time": time.time(), **values})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+
+class EventReader:
+    """Read the events that came since the last call; the file need not exist yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / EVENTS_FILE
+        self._offset = 0
+
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        """Yield each complete line once."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            lines = file.read().split(b"\n")
+        for line in lines[:-1]:
+            self._offset += len(line) + 1
+            yield json.loads(line)

@@ -1,0 +1,77 @@
+"""Score each round and write down what happened."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from dccl_flower.simulations.events import EventWriter
+from dccl_flower.strategies import DcCcl
+from flwr.app import ArrayRecord, MetricRecord
+from torch.utils.tensorboard import SummaryWriter
+
+from dccl_flower.device import peak_rss_mb
+from dccl_flower.flower.wire import to_state
+from dccl_flower.learning.evaluate import Scorer
+from dccl_flower.learning.fusion import State
+from dccl_flower.results import RoundResult, append_round
+
+
+class Recorder:
+    """Flower's ``evaluate_fn``: scores the served model, writes rounds.csv, events, TensorBoard."""
+
+    def __init__(
+        self, folder: Path, events: EventWriter, strategy: DcCcl, scorer: Scorer, num_rounds: int
+    ) -> None:
+        self.rounds: list[RoundResult] = []
+        self.final_state: State = {}
+        self.worker_peak_mb = 0.0
+        self._folder = folder
+        self._events = events
+        self._strategy = strategy
+        self._scorer = scorer
+        self._num_rounds = num_rounds
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._round_started = time.monotonic()
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Score ``arrays``, the co-submodel of record; round 0 is not written down."""
+        state = to_state(arrays)
+        scores, mimic_co = self._scorer.served(state)
+        if server_round > 0:
+            self.final_state = state
+            self._record(server_round, asdict(scores), scores.accuracy - mimic_co)
+        self._round_started = time.monotonic()
+        return MetricRecord({"accuracy": scores.accuracy, "accuracy-mimic-co": mimic_co})
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        self._board.close()
+
+    def _record(self, server_round: int, scores: dict[str, float], plug_in_gap: float) -> None:
+        down, up = self._strategy.ledger.close_round()
+        result = RoundResult(
+            round=server_round,
+            **scores,
+            plug_in_gap=plug_in_gap,
+            bytes_down=down,
+            bytes_up=up,
+            seconds=time.monotonic() - self._round_started,
+            devices=[reply.device for reply in self._strategy.replies],
+        )
+        for reply in self._strategy.replies:
+            peak = reply.content["metrics"].get("peak-rss-mb", 0.0)
+            self.worker_peak_mb = max(self.worker_peak_mb, float(peak))
+        self.rounds.append(result)
+        append_round(self._folder / "rounds.csv", result)
+        for name, value in scores.items():
+            self._board.add_scalar(f"test/{name}", value, server_round)
+        self._board.add_scalar("test/plug_in_gap", plug_in_gap, server_round)
+        self._board.add_scalar("wire/bytes_down", down, server_round)
+        self._board.add_scalar("wire/bytes_up", up, server_round)
+        self._events.write("round", total=self._num_rounds, **asdict(result))
+
+    def peaks(self) -> dict[str, float]:
+        """Return the largest resident sizes in MB, of the server and of any worker."""
+        return {"server": peak_rss_mb(), "worker": self.worker_peak_mb}

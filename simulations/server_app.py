@@ -1,0 +1,133 @@
+"""The server's side of ``flwr run``: prepare the cloud, run the rounds, write the results."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from dccl_flower.simulations.events import EventWriter
+from dccl_flower.simulations.experiment import Experiment, cached_experiment, device_store
+from dccl_flower.simulations.plots import plot_curves
+from dccl_flower.simulations.recorder import Recorder
+from dccl_flower.simulations.run_folder import CONF_FILE, claim_folder, default_folder
+from dccl_flower.strategies import DcCcl
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from dccl_flower.checkpoint import save_models
+from dccl_flower.cloud import Cloud
+from dccl_flower.config import Conf, ConfError, dump_conf
+from dccl_flower.learning.fusion import FUSIONS
+from dccl_flower.models.frozen import load_exchanged
+from dccl_flower.results import Results, final_scores, versions
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one experiment; a failure is written to the events file before it is raised."""
+    run_config = context.run_config
+    experiment = cached_experiment(str(run_config["conf"]), str(run_config["overrides"]))
+    conf = experiment.conf
+    folder = Path(str(run_config["output"]) or default_folder(conf)).expanduser().resolve()
+    claim_folder(folder)
+    events = EventWriter(folder)
+    events.write("started", name=conf.name, seed=conf.seed)
+    print(f"run directory: {folder}", flush=True)
+    store = device_store(conf, context.run_id)
+    try:
+        run(experiment, grid, folder, events)
+    except BaseException as error:
+        events.write("failed", cause=one_line(error))
+        raise
+    finally:
+        if conf.devices.store is None:
+            shutil.rmtree(store, ignore_errors=True)
+    events.write("finished")
+
+
+def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -> None:
+    """Pretrain, distil, run the rounds under Flower, and write everything to ``folder``."""
+    conf, plan = experiment.conf, experiment.plan
+    torch.set_num_threads(conf.runtime.server_threads)
+    (folder / CONF_FILE).write_text(dump_conf(conf))
+    started = time.monotonic()
+    phases = PhaseClock(events)
+    cloud = experiment.cloud(phases.progress)
+    cloud.prepare()
+    scorer = cloud.scorer(experiment.test_loader(), plan.cloud_classes, plan.device_classes)
+    strategy = make_strategy(conf, cloud)
+    recorder = Recorder(folder, events, strategy, scorer, conf.rounds.count)
+    rounds_started = time.monotonic()
+    strategy.start(
+        grid,
+        strategy.initial_arrays(),
+        num_rounds=conf.rounds.count,
+        timeout=conf.rounds.timeout,
+        evaluate_fn=recorder,
+    )
+    ended = time.monotonic()
+    recorder.close()
+    results = Results(
+        conf=asdict(conf),
+        seed=conf.seed,
+        versions=versions(),
+        final=final_scores(recorder.rounds[-1]),
+        cloud_submodel=scorer.cloud_submodel(),
+        mimic=scorer.mimic(),
+        rounds=recorder.rounds,
+        wire=dict(strategy.ledger.totals),
+        seconds={
+            **phases.seconds,
+            "rounds": ended - rounds_started,
+            "total": ended - started,
+        },
+        peak_rss_mb=recorder.peaks(),
+    )
+    load_exchanged(cloud.co_submodel, recorder.final_state)
+    save_models(folder / "models", cloud.state_dict())
+    plot_curves(results, folder / "curves.png")
+    results.write(folder / "results.json")
+
+
+def make_strategy(conf: Conf, cloud: Cloud) -> DcCcl:
+    """Return the strategy that a configuration describes."""
+    return DcCcl(
+        cloud,
+        num_devices=conf.devices.count,
+        devices_per_round=conf.devices.per_round,
+        rounds=conf.rounds,
+        loss=conf.loss,
+        fusion=FUSIONS[conf.fusion],
+        freeze_statistics=conf.normalisation == "batch_frozen",
+        head_tuning=conf.head_tuning == "federated",
+        exemplars=conf.exemplars,
+        seed=conf.seed,
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line; its type only where it is not one of ours."""
+    text = " ".join(str(error).split()) or "no message"
+    is_ours = isinstance(error, ConfError) or type(error).__module__.startswith("dccl_flower")
+    return text if is_ours else f"{type(error).__name__}: {text}"
+
+
+class PhaseClock:
+    """Turn the cloud's progress into events, and time each phase."""
+
+    def __init__(self, events: EventWriter) -> None:
+        self.seconds = {"pretrain": 0.0, "distil": 0.0}
+        self._events = events
+        self._last = time.monotonic()
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Take note that ``done`` of ``total`` epochs of a phase are over."""
+        now = time.monotonic()
+        self.seconds[phase] += now - self._last
+        self._last = now
+        self._events.write("phase", phase=phase, done=done, total=total)

@@ -1,0 +1,160 @@
+"""Flower's SuperLink as a child process of our own: started, asked, and stopped by us."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from dccl_flower.config import ConfError
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+COMMAND_SECONDS = 120.0
+LOCALHOST = "127.0.0.1"
+
+
+class RunError(RuntimeError):
+    """The run failed; the message is the cause in one line."""
+
+
+def choose_port(explicit: int | None) -> int:
+    """Return the port asked for, or a free one. Raises ConfError where the former is taken."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOCALHOST, explicit or 0))
+        except OSError as error:
+            raise ConfError(f"--port {explicit}: {error.strerror}") from error
+        return int(probe.getsockname()[1])
+
+
+class SuperLink:
+    """A SuperLink on loopback with a home of its own; use it as a context manager.
+
+    Flower reads its switches from the environment, and its Ray workers look for modules in the
+    SuperLink's working directory first: both are set here.
+    """
+
+    def __init__(self, home: Path, log_path: Path, port: int) -> None:
+        self._home = home
+        self._log_path = log_path
+        self._port = port
+        self._environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "FLWR_HOME": str(home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            # Ray keeps messages up to this size out of its object store, which is slower.
+            "RAY_max_direct_call_object_size": "2000000",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        }
+
+    def __enter__(self) -> SuperLink:
+        command = [
+            "flower-superlink",
+            *("--insecure", "--simulation", "--isolation", "subprocess"),
+            *("--host", LOCALHOST, "--port", str(self._port)),
+        ]
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self._home,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def submit(self, app: Path, federation: dict[str, int | float | bool]) -> str:
+        """Submit the app in a folder by ``flwr run`` and return the run id."""
+        settings = " ".join(f"{key}={_toml(value)}" for key, value in federation.items())
+        answer = self._flwr("run", str(app), "--federation-config", settings, "--format", "json")
+        return str(answer["run-id"])
+
+    def status(self, run_id: str) -> tuple[str, str]:
+        """Return a run's status, e.g. ``finished:failed``, and its details."""
+        answer = self._flwr("list", "--run-id", run_id, "--format", "json")
+        run = answer["runs"][0]
+        return str(run["status"]), str(run.get("status-details", ""))
+
+    def num_processes(self) -> int:
+        """Return how many processes live below the SuperLink; 0 once it is dead."""
+        return len(_descendants(self._process.pid)) if self._process.poll() is None else 0
+
+    def stop(self) -> None:
+        """End the SuperLink and everything it started, gently first."""
+        family = _descendants(self._process.pid)
+        if self._process.poll() is None:
+            family.append(psutil.Process(self._process.pid))
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for process in family:
+                try:
+                    end(process)
+                except psutil.NoSuchProcess:
+                    continue
+            _, family = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        self._process.wait()
+
+    def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RunError(f"the SuperLink ended with code {self._process.returncode}")
+            try:
+                with urllib.request.urlopen(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.1)
+        raise RunError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
+
+    def _flwr(self, *arguments: str) -> dict:
+        try:
+            done = subprocess.run(
+                ["flwr", *arguments],
+                cwd=self._home,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,
+            )
+            answer = json.loads(done.stdout[done.stdout.index("{") :])
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            raise RunError(f"flwr {arguments[0]} gave no answer") from error
+        if not answer.get("success"):
+            cause = " ".join(str(answer.get("error-message", "unknown cause")).split())
+            raise RunError(f"flwr {arguments[0]}: {cause}")
+        return answer
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _toml(value: int | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
