@@ -104,15 +104,15 @@ class Cloud:
         """Return the mean gradient of the head over some of the cloud's batches."""
         load_exchanged(self.co_submodel, state)
         keys = ("head", "cloud", "round", server_round)
-        batches = endless(self._co_loader, torch_generator(self._seed, *keys))
-        gradient, _ = head_gradient(
-            self.co_submodel,
-            self.mimic,
-            batches,
-            self._loss(loss),
-            num_batches,
-            self._torch_device,
-        )
+        with isolated_rng(self._seed, *keys, "torch"):
+            gradient, _ = head_gradient(
+                self.co_submodel,
+                self.mimic,
+                endless(self._co_loader, torch_generator(self._seed, *keys)),
+                self._loss(loss),
+                num_batches,
+                self._torch_device,
+            )
         return gradient
 
     def scorer(

@@ -194,7 +194,7 @@ def check_conf(conf: Conf) -> None:
 
 
 def _open_intervals(conf: Conf) -> list[tuple[str, float, float, float]]:
-    intervals = [
+    intervals: list[tuple[str, float, float, float]] = [
         ("model.co_ratio", conf.model.co_ratio, 0, 1),
         ("data.validation", conf.data.validation, 0, 1),
         ("pretrain.lr", conf.pretrain.lr, 0, float("inf")),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+_GLOBAL_RNG = threading.RLock()
 
 
 def derive_seed(seed: int, *keys: str | int) -> int:
@@ -30,8 +33,9 @@ def numpy_generator(seed: int, *keys: str | int) -> np.random.Generator:
 def isolated_rng(seed: int, *keys: str | int) -> Iterator[None]:
     """Seed torch's global generators inside the block and restore them after it.
 
-    Weight initialisation, dropout and foreign data loaders know no other generator.
+    Weight initialisation, dropout and foreign data loaders know no other generator. Threads of
+    one process take turns, since they share it.
     """
-    with torch.random.fork_rng():
+    with _GLOBAL_RNG, torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *keys))
         yield

@@ -29,7 +29,9 @@ def cli() -> None:
 @click.option("--workers", type=int, help="Ray workers that train side by side.")
 @click.option("--threads", type=int, help="Torch threads of each worker.")
 @click.option("--gpu", is_flag=True, help="Train on the GPU.")
-@click.option("--port", type=int, help="SuperLink port; a free one by default.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
+)
 def run(
     conf: str,
     overrides: tuple[str, ...],
@@ -55,8 +57,9 @@ def run(
     folder = (output or default_folder(loaded)).expanduser().resolve()
     check_folder(folder)
     choose_port(port)
-    open_experiment(loaded)
     with Display() as display:
+        display.note("preparing the data")
+        open_experiment(loaded)
         run_simulation(loaded, folder, port, display)
     console = Console(highlight=False)
     console.print(results_table(json.loads((folder / "results.json").read_text())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import mean
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,26 +19,23 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._phase = ""
+        self._task = TaskID(0)
+        self._title = ""
         self._bytes = 0
-        self._first_round_at: float | None = None
+        self._seconds: list[float] = []
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(bar_width=24),
                 TextColumn("{task.fields[note]}"),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=self._console,
+                transient=True,
             )
             self._progress.start()
-            self._start_bar("starting Flower", None)
-        else:
-            self._console.print("starting Flower")
         return self
 
     def __exit__(
@@ -49,13 +47,13 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
 
+    def note(self, title: str) -> None:
+        """Say what is being done now, without an end in sight."""
+        self._say(title) if self._progress is None else self._advance(title, 0, None, "")
+
     def show(self, event: dict[str, Any]) -> None:
-        """Show one event; unknown ones are passed over."""
-        if event["event"] == "started":
-            self._first_round_at = None
-            if self._progress is None:
-                self._console.print(f"{event['name']}, seed {event['seed']}")
-        elif event["event"] == "phase":
+        """Show one event; those that need no word are passed over."""
+        if event["event"] == "phase":
             self._show_phase(event)
         elif event["event"] == "round":
             self._show_round(event)
@@ -63,33 +61,33 @@ class Display:
     def _show_phase(self, event: dict[str, Any]) -> None:
         done, total, title = event["done"], event["total"], PHASES[event["phase"]]
         if self._progress is not None:
-            self._advance(title, done, total, "epochs")
+            self._advance(title, done, total, f"epoch {done}/{total}")
         elif done == total:
-            self._console.print(f"{title}: {total} epochs done")
+            self._say(f"{title}: {total} epochs done")
 
     def _show_round(self, event: dict[str, Any]) -> None:
-        self._bytes += event["bytes_down"] + event["bytes_up"]
-        accuracy, size = f"accuracy {event['accuracy']:.1%}", f"{self._bytes / 1e6:.1f} MB sent"
         done, total = event["round"], event["total"]
+        self._bytes += event["bytes_down"] + event["bytes_up"]
+        self._seconds.append(event["seconds"])
+        note = f"accuracy {event['accuracy']:.1%}, {self._bytes / 1e6:.1f} MB sent"
         if self._progress is not None:
-            self._advance("rounds", done, total, f"{accuracy}, {size}")
+            self._advance("rounds", done, total, f"round {done}/{total}, {note}")
             return
-        left = (total - done) * event["seconds"]
-        self._console.print(f"round {done}/{total}: {accuracy}, {size}, about {left:.0f} s left")
+        # The first round also waits for Flower's workers, so it says little about the others.
+        left = (total - done) * mean(self._seconds[1:] or self._seconds)
+        self._say(f"round {done}/{total}: {note}, about {left:.0f} s left")
 
-    def _advance(self, title: str, done: int, total: int, note: str) -> None:
-        if title != self._phase:
-            self._start_bar(title, total)
+    def _advance(self, title: str, done: int, total: int | None, note: str) -> None:
         assert self._progress is not None
-        assert self._task is not None
+        if title != self._title:
+            if self._title:
+                self._progress.remove_task(self._task)
+            self._title = title
+            self._task = self._progress.add_task(title, total=total, note="")
         self._progress.update(self._task, completed=done, note=note)
 
-    def _start_bar(self, title: str, total: int | None) -> None:
-        assert self._progress is not None
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._phase = title
-        self._task = self._progress.add_task(title, total=total, note="")
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
 
 
 def results_table(results: dict[str, Any]) -> Table:

@@ -61,8 +61,7 @@ class Recorder:
             devices=[reply.device for reply in self._strategy.replies],
         )
         for reply in self._strategy.replies:
-            peak = reply.content["metrics"].get("peak-rss-mb", 0.0)
-            self.worker_peak_mb = max(self.worker_peak_mb, float(peak))
+            self.worker_peak_mb = max(self.worker_peak_mb, reply.peak_rss_mb)
         self.rounds.append(result)
         append_round(self._folder / "rounds.csv", result)
         for name, value in scores.items():

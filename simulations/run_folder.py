@@ -31,6 +31,15 @@ def check_folder(folder: Path) -> None:
         raise ConfError(f"output={folder}: {above} cannot be written")
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder. Raises ConfError where that fails or it is not empty."""
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfError(f"output={folder}: cannot be made ({error.strerror})") from error
+
+
 def claim_folder(folder: Path) -> None:
     """Make the folder and mark it as taken by this run.
 

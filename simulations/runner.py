@@ -14,14 +14,15 @@ from typing import Any
 
 from dccl_flower.simulations.display import Display
 from dccl_flower.simulations.events import EventReader
-from dccl_flower.simulations.run_folder import CONF_FILE, LOG_FILE, check_folder
+from dccl_flower.simulations.run_folder import CONF_FILE, LOG_FILE, make_folder
 from dccl_flower.simulations.superlink import RunError, SuperLink, choose_port
 
 from dccl_flower.config import Conf, dump_conf
 
 MAX_DEFAULT_NODES = 100
-POLL_SECONDS = 0.2
-STATUS_SECONDS = 30.0
+POLL_SECONDS = 0.3
+SOON_SECONDS = 5.0
+STATUS_SECONDS = 60.0
 START_SECONDS = 300.0
 
 APP_TEMPLATE = """\
@@ -49,17 +50,22 @@ def run_simulation(conf: Conf, folder: Path, port: int | None, display: Display)
     Raises ConfError before anything is written or started, RunError where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
     """
-    check_folder(folder)
     chosen_port = choose_port(port)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / CONF_FILE).write_text(dump_conf(conf))
+    display.note("starting Flower")
     with _signals_as_interrupts(), tempfile.TemporaryDirectory(prefix="dccl-") as home:
         app = Path(home) / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(_app_toml(folder))
-        with SuperLink(Path(home), folder / LOG_FILE, chosen_port) as superlink:
+        log_path = folder / LOG_FILE
+        with SuperLink(Path(home), log_path, chosen_port) as superlink:
             run_id = superlink.submit(app, federation(conf))
-            _follow(superlink, run_id, EventReader(folder), display)
+            try:
+                _follow(superlink, run_id, EventReader(folder), display)
+            except RunError as error:
+                superlink.append_app_log(run_id)
+                raise RunError(f"{error} (log: {log_path})") from error
 
 
 def federation(conf: Conf) -> dict[str, int | float | bool]:
@@ -80,31 +86,33 @@ def federation(conf: Conf) -> dict[str, int | float | bool]:
 def _follow(superlink: SuperLink, run_id: str, reader: EventReader, display: Display) -> None:
     """Show events until the run ends. Raises RunError with the cause where it failed."""
     started = asked = time.monotonic()
-    seen, processes = False, 0
+    heard, lost_one, processes = False, False, 0
     while True:
         for event in reader.new_events():
-            seen = True
+            heard = True
             if event["event"] == "failed":
                 raise RunError(event["cause"])
             display.show(event)
             if event["event"] == "finished":
                 return
         now, alive = time.monotonic(), superlink.num_processes()
-        # Asking costs a second of CPU: ask when a process has gone, and now and then.
-        if alive < processes or now - asked > STATUS_SECONDS:
-            asked = now
-            _check_status(*superlink.status(run_id), finished_events=reader)
-        if not seen and now - started > START_SECONDS:
+        lost_one = lost_one or alive < processes
+        # Asking costs a second of CPU: ask soon after a process has gone, and else now and then.
+        if now - asked > (SOON_SECONDS if lost_one else STATUS_SECONDS):
+            asked, lost_one = now, False
+            _check_status(*superlink.status(run_id), reader)
+        if not heard and now - started > START_SECONDS:
             raise RunError(f"the run did not start within {START_SECONDS:.0f} s")
         processes = alive
         time.sleep(POLL_SECONDS)
 
 
-def _check_status(status: str, details: str, finished_events: EventReader) -> None:
+def _check_status(status: str, details: str, reader: EventReader) -> None:
+    """Raise RunError where the run has ended without telling so itself."""
     if not status.startswith("finished"):
         return
     last: dict[str, Any] = {}
-    for event in finished_events.new_events():
+    for event in reader.new_events():
         last = event
     if last.get("event") == "failed":
         raise RunError(last["cause"])
@@ -125,10 +133,14 @@ def _app_toml(folder: Path) -> str:
 def _signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
 
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def interrupt(number: int, frame: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not cut the clean-up short
         raise KeyboardInterrupt
 
-    previous = {n: signal.signal(n, interrupt) for n in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
@@ -19,6 +21,7 @@ from dccl_flower.config import ConfError
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
+LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
 
 
@@ -29,6 +32,7 @@ class RunError(RuntimeError):
 def choose_port(explicit: int | None) -> int:
     """Return the port asked for, or a free one. Raises ConfError where the former is taken."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOCALHOST, explicit or 0))
         except OSError as error:
@@ -98,6 +102,12 @@ class SuperLink:
         run = answer["runs"][0]
         return str(run["status"]), str(run.get("status-details", ""))
 
+    def append_app_log(self, run_id: str) -> None:
+        """Append what server and clients logged, tracebacks included, to the SuperLink's log."""
+        with self._log_path.open("ab") as log, contextlib.suppress(subprocess.TimeoutExpired):
+            # The stream ends with the run, which may take its time or hang.
+            self._call("log", run_id, "--stream", stdout=log, timeout=LOG_SECONDS)
+
     def num_processes(self) -> int:
         """Return how many processes live below the SuperLink; 0 once it is dead."""
         return len(_descendants(self._process.pid)) if self._process.poll() is None else 0
@@ -128,25 +138,33 @@ class SuperLink:
                 time.sleep(0.1)
         raise RunError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
 
-    def _flwr(self, *arguments: str) -> dict:
+    def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
-            done = subprocess.run(
-                ["flwr", *arguments],
-                cwd=self._home,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                check=False,
-            )
-            answer = json.loads(done.stdout[done.stdout.index("{") :])
+            printed = self._call(*arguments).stdout.decode()
+            answer: dict[str, Any] = json.loads(printed[printed.index("{") :])
         except (subprocess.TimeoutExpired, ValueError) as error:
             raise RunError(f"flwr {arguments[0]} gave no answer") from error
         if not answer.get("success"):
             cause = " ".join(str(answer.get("error-message", "unknown cause")).split())
             raise RunError(f"flwr {arguments[0]}: {cause}")
         return answer
+
+    def _call(
+        self,
+        *arguments: str,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        timeout: float = COMMAND_SECONDS,
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["flwr", *arguments],
+            cwd=self._home,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout,
+            check=False,
+        )
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

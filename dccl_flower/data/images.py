@@ -18,6 +18,7 @@ from dccl_flower.config import ConfError, DataConf
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+ARRAYS = ("train", "train_labels", "test", "test_labels")
 DECODE_BATCH = 1000
 DIGITS_TEST_SHARE = 0.25
 
@@ -63,13 +64,9 @@ def open_images(conf: DataConf) -> Images:
     if not (folder / "test_labels.npy").exists():
         write_folder(folder, lambda target: _decode(conf, target))
     groups = folder / "groups.npy"
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
     return Images(
-        key,
-        *(
-            np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in ("train", "train_labels", "test", "test_labels")
-        ),
-        groups=np.load(groups, mmap_mode="r") if groups.exists() else None,
+        key=key, groups=np.load(groups, mmap_mode="r") if groups.exists() else None, **arrays
     )
 
 

@@ -19,11 +19,12 @@ from dccl_flower.learning.fusion import State
 
 @dataclass(frozen=True)
 class DeviceReply:
-    """What one device sent back: its id, its sample count, its arrays and its metrics."""
+    """What one device sent back; a peak of 0 means that its client does not tell."""
 
     device: int
     count: int
     state: State
+    peak_rss_mb: float
     content: RecordDict
 
 
@@ -76,7 +77,7 @@ class Courier:
         errors: list[str] = []
         for message in replies:
             if message.has_error():
-                errors.append(message.error.reason.strip().splitlines()[-1])
+                errors.append(_last_line(message.error.reason))
                 continue
             self._ledger.received(message.content, kind)
             try:
@@ -113,16 +114,32 @@ class Courier:
             if reply.has_error():
                 continue
             self._ledger.received(reply.content)
-            held = reply.content["config"]
+            (held,) = reply.content.config_records.values()
             for place, device in enumerate(by_node[reply.metadata.src_node_id]):
-                lacking[device] = [b for b in self._blobs if not held[f"holds-{b}"][place]]
+                lacking[device] = [
+                    blob
+                    for blob in self._blobs
+                    if not held[f"holds-{blob}"][place]  # type: ignore[index]
+                ]
         return lacking
 
 
 def _read_reply(content: RecordDict, like: State) -> DeviceReply:
     (arrays,) = content.array_records.values()
     (metrics,) = content.metric_records.values()
-    device, count = metrics.pop("device"), metrics["num-examples"]
+    # Taken out of the metrics, which are averaged later: neither is a thing to average.
+    device, peak = metrics.pop("device"), metrics.pop("peak-rss-mb", 0.0)
     state = to_state(arrays)
     check_state(state, like, f"device {device}")
-    return DeviceReply(int(device), int(count), state, content)  # type: ignore[arg-type]
+    return DeviceReply(
+        int(device),  # type: ignore[arg-type]
+        int(metrics["num-examples"]),  # type: ignore[arg-type]
+        state,
+        float(peak),  # type: ignore[arg-type]
+        content,
+    )
+
+
+def _last_line(reason: str | None) -> str:
+    """Return the line of an error reply that names the cause; tracebacks stand above it."""
+    return (reason or "no reason given").strip().splitlines()[-1]

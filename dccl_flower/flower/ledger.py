@@ -28,8 +28,10 @@ class Ledger:
     def received(self, content: RecordDict, arrays_kind: str = "co_up") -> None:
         """Count a reply; ``arrays_kind`` says what its arrays are."""
         self.totals[arrays_kind] += arrays_bytes(content)
-        records = [*content.metric_records.values(), *content.config_records.values()]
-        self.totals["other_up"] += sum(record.count_bytes() for record in records)
+        for metrics in content.metric_records.values():
+            self.totals["other_up"] += metrics.count_bytes()
+        for config in content.config_records.values():
+            self.totals["other_up"] += config.count_bytes()
 
     def close_round(self) -> tuple[int, int]:
         """Return bytes down and up since the last call."""

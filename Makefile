@@ -1,0 +1,42 @@
+# Every target needs only Python 3.11+, make and a package index; .venv is made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: .venv/installed  ## install, then run DC-CCL on scikit-learn's digits (about a minute)
+	$(BIN)/dccl run digits
+
+test: lint unit integration  ## lint, types, unit tests and the runs through Flower
+
+lint: .venv/installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	# mypy does not follow setuptools' package-dir, so it gets the layout that installs.
+	rm -rf .lint && mkdir .lint && cp -r dccl_flower .lint/
+	cp -r conf strategies simulations .lint/dccl_flower/
+	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p dccl_flower
+
+unit: .venv/installed  ## tests without Flower's runtime
+	$(BIN)/pytest -m "not integration and not slow"
+
+integration: .venv/installed  ## tests through the real flwr run
+	$(BIN)/pytest -m integration
+
+test-slow: .venv/installed  ## the wheel in a clean environment, and long runs
+	$(BIN)/pytest -m slow
+
+clean:  ## remove the environment and everything built
+	rm -rf .venv .lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+# torch and torchvision are resolved in one go so that their builds match.
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch torchvision
+	$(BIN)/pip install --quiet -e ".[dev]"
+	@touch $@
+
+.PHONY: help demo test lint unit integration test-slow clean

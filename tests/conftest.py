@@ -1,0 +1,13 @@
+"""Shared fixtures: a cache of its own for the whole session, and tiny models."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep decoded images out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCCL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

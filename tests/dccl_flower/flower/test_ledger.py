@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from dccl_flower.flower.ledger import Ledger
+
+
+def arrays():
+    return ArrayRecord({"w": Array(np.zeros(10, dtype=np.float32))})
+
+
+def test_a_message_is_counted_by_kind():
+    ledger = Ledger()
+    config = ConfigRecord({"lr": 0.1, "mimic": b"m" * 100, "exemplars": b"e" * 30})
+    ledger.sent(RecordDict({"arrays": arrays(), "config": config}))
+    assert ledger.totals["mimic_down"] == 100
+    assert ledger.totals["exemplars_down"] == 30
+    # A float is 8 bytes; the names lr, mimic and exemplars are 2 + 5 + 9.
+    assert ledger.totals["other_down"] == 8 + 16
+    assert ledger.totals["co_down"] == len("w") + len(arrays()["w"].data)
+
+
+def test_a_reply_is_counted_as_what_its_arrays_are():
+    ledger = Ledger()
+    reply = RecordDict({"arrays": arrays(), "metrics": MetricRecord({"n": 3})})
+    ledger.received(reply)
+    ledger.received(reply, "other_up")
+    size = len("w") + len(arrays()["w"].data)
+    assert ledger.totals["co_up"] == size
+    assert ledger.totals["other_up"] == size + 2 * 9
+
+
+def test_rounds_are_closed_one_by_one():
+    ledger = Ledger()
+    config = RecordDict({"config": ConfigRecord({"mimic": b"m" * 95})})
+    ledger.sent(config)
+    assert ledger.close_round() == (100, 0)
+    ledger.sent(config)
+    ledger.received(RecordDict({"metrics": MetricRecord({"n": 3})}))
+    assert ledger.close_round() == (100, 9)
+    assert ledger.close_round() == (0, 0)

@@ -1,0 +1,70 @@
+"""A federation that fits in a millisecond: two features, three classes, plain DataLoaders."""
+
+from __future__ import annotations
+
+import torch
+from dccl_flower.strategies import DcCcl
+from local_grid import LocalGrid
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from dccl_flower import Cloud, DcCclClient, numpy_client_app
+from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.seeds import isolated_rng, torch_generator
+
+CENTRES = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0]])
+
+
+def tiny_model(seed, norm="batch", width=6):
+    """Two linear layers with a norm between them."""
+    with isolated_rng(seed, "tiny"):
+        norm_layer = nn.BatchNorm1d(width) if norm == "batch" else nn.GroupNorm(2, width)
+        return nn.Sequential(nn.Linear(2, width), norm_layer, nn.ReLU(), nn.Linear(width, 3))
+
+
+def tiny_samples(classes, count, seed):
+    """Points around the centres of the given classes."""
+    generator = torch_generator(seed, "samples")
+    labels = torch.tensor(classes).repeat(count // len(classes) + 1)[:count]
+    return CENTRES[labels] + 0.3 * torch.randn(count, 2, generator=generator), labels
+
+
+def tiny_loader(classes, count, seed, batch_size=8, shuffle=True):
+    return DataLoader(TensorDataset(*tiny_samples(classes, count, seed)), batch_size, shuffle)
+
+
+def device_loader(device):
+    """Devices hold class 2 and a little of class 0; sizes differ."""
+    return tiny_loader([2, 2, 0], 12 + 3 * device, seed=100 + device, batch_size=4)
+
+
+def tiny_cloud(norm="batch", on_progress=lambda *_: None):
+    return Cloud(
+        tiny_model(1, width=16),
+        tiny_model(2),
+        tiny_model(3, norm),
+        tiny_loader([0, 1], 40, seed=5),
+        pretrain=PretrainConf(epochs=2, lr=0.05),
+        distil=DistilConf(epochs=2, lr=0.01),
+        on_progress=on_progress,
+    )
+
+
+def tiny_app(store, norm="batch", train_mods=()):
+    def client_fn(context):
+        return DcCclClient(tiny_model(4, norm), tiny_model(5), device_loader, store)
+
+    return numpy_client_app(client_fn, train_mods)
+
+
+def tiny_strategy(num_devices=5, norm="batch", cloud=None, **options):
+    options.setdefault("rounds", RoundsConf(count=3, local_steps=4, lr=0.05))
+    return DcCcl(cloud or tiny_cloud(norm), num_devices=num_devices, **options)
+
+
+def run_tiny(store, num_nodes=5, num_rounds=3, norm="batch", **options):
+    """Run a strategy on a local grid; return strategy, grid and Flower's result."""
+    grid = LocalGrid(tiny_app(store, norm), num_nodes)
+    strategy = tiny_strategy(norm=norm, **options)
+    result = strategy.start(grid, strategy.initial_arrays(), num_rounds=num_rounds)
+    return strategy, grid, result

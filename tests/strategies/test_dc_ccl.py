@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from flwr.app import ConfigRecord
+from flwr.serverapp.exception import AggregationError
+from local_grid import LocalGrid
+from tiny import run_tiny, tiny_app, tiny_cloud, tiny_strategy
+
+from dccl_flower.config import RoundsConf
+from dccl_flower.device_store import sha256
+from dccl_flower.flower.nodes import FederationError
+from dccl_flower.flower.wire import to_state
+from dccl_flower.learning.fusion import average
+from dccl_flower.learning.head_tuning import apply_head_gradient
+
+
+def train_messages(grid):
+    return [m for m in grid.sent if m.metadata.message_type == "train"]
+
+
+def config_of(message):
+    return message.content["config"]
+
+
+def assert_equal_states(left, right):
+    assert list(left) == list(right)
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def test_the_cloud_prepares_lazily_and_only_once(tmp_path):
+    seen = []
+    cloud = tiny_cloud(on_progress=lambda phase, done, total: seen.append((phase, done)))
+    strategy = tiny_strategy(cloud=cloud)
+    assert seen == []
+    strategy.start(LocalGrid(tiny_app(tmp_path), 5), strategy.initial_arrays(), num_rounds=2)
+    assert seen == [("pretrain", 1), ("pretrain", 2), ("distil", 1), ("distil", 2)]
+
+
+def test_a_train_message_is_one_array_record_and_one_config_record_of_its_own(tmp_path):
+    _, grid, _ = run_tiny(tmp_path, num_rounds=1)
+    messages = train_messages(grid)
+    assert [config_of(m)["device"] for m in messages] == [0, 1, 2, 3, 4]
+    for message in messages:
+        assert len(message.content.array_records) == 1
+        assert len(message.content.config_records) == 1
+    assert len({id(config_of(m)) for m in messages}) == 5
+
+
+def test_the_callers_config_reaches_devices_and_stays_as_it_was(tmp_path):
+    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
+    config = ConfigRecord({"note": 7})
+    messages = strategy.configure_train(1, strategy.initial_arrays(), config, grid)
+    assert dict(config) == {"note": 7}
+    assert all(config_of(m)["note"] == 7 for m in messages)
+
+
+def test_device_d_runs_on_node_d_mod_n_sorted_by_partition(tmp_path):
+    _, grid, _ = run_tiny(tmp_path, num_nodes=2, num_rounds=1)
+    nodes = {config_of(m)["device"]: m.metadata.dst_node_id for m in train_messages(grid)}
+    assert nodes == {0: 1000, 1: 993, 2: 1000, 3: 993, 4: 1000}
+
+
+def test_the_same_seed_gives_the_same_arrays_on_any_number_of_nodes(tmp_path):
+    finals = []
+    for nodes in (1, 2, 5):
+        _, _, result = run_tiny(tmp_path / str(nodes), nodes, devices_per_round=3)
+        finals.append(to_state(result.arrays))
+    assert_equal_states(finals[0], finals[1])
+    assert_equal_states(finals[0], finals[2])
+
+
+def test_another_seed_draws_other_cohorts(tmp_path):
+    def cohorts(seed):
+        _, grid, _ = run_tiny(tmp_path / str(seed), devices_per_round=2, seed=seed)
+        return [config_of(m)["device"] for m in train_messages(grid)]
+
+    assert cohorts(0) != cohorts(1)
+
+
+def test_the_global_generator_is_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    run_tiny(tmp_path, num_rounds=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
+    strategy, grid, result = run_tiny(tmp_path, num_rounds=1)
+    recipe = strategy._recipe(1)
+    start = to_state(train_messages(grid)[0].content["arrays"])
+    cloud_copy = strategy.cloud.train_co(start, "ce", recipe, 1)
+    devices = [(reply.count, reply.state) for reply in strategy.replies]
+    assert [count for count, _ in devices] == [12, 15, 18, 21, 24]
+    assert_equal_states(to_state(result.arrays), average(cloud_copy, devices, 0.5))
+
+
+def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
+    rounds = RoundsConf(count=1, local_steps=2, cloud_weight=0.0)
+    strategy, _, result = run_tiny(tmp_path, num_rounds=1, rounds=rounds)
+    devices = [(reply.count, reply.state) for reply in strategy.replies]
+    assert strategy._cloud_copy is None
+    assert_equal_states(to_state(result.arrays), average(None, devices, 0.0))
+
+
+def test_the_mimic_goes_to_a_device_once(tmp_path):
+    strategy, grid, _ = run_tiny(tmp_path, num_nodes=2, devices_per_round=3)
+    blob = strategy.cloud.mimic_blob()
+    distinct = {config_of(m)["device"] for m in train_messages(grid)}
+    carriers = [config_of(m) for m in train_messages(grid) if "mimic" in config_of(m)]
+    assert [c["mimic"] for c in carriers] == [blob] * len(distinct)
+    assert {c["device"] for c in carriers} == distinct
+    assert {c["mimic-sha256"] for c in carriers} == {sha256(blob)}
+    assert strategy.ledger.totals["mimic_down"] == len(distinct) * len(blob)
+
+
+def test_a_device_that_lost_the_mimic_gets_it_again(tmp_path):
+    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
+    arrays = strategy.initial_arrays()
+    for server_round in (1, 2):
+        messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
+        arrays, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
+        if server_round == 1:
+            shutil.rmtree(tmp_path / "devices" / "3")
+    carriers = [config_of(m)["device"] for m in train_messages(grid) if "mimic" in config_of(m)]
+    assert carriers == [0, 1, 2, 3, 4, 3]
+    assert strategy.ledger.totals["mimic_down"] == 6 * len(strategy.cloud.mimic_blob())
+
+
+def test_a_damaged_mimic_is_sent_again_to_all_that_share_it(tmp_path):
+    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
+    arrays = strategy.initial_arrays()
+    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    arrays, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    next((tmp_path / "blobs").iterdir()).write_bytes(b"damaged")
+    messages = strategy.configure_train(2, arrays, ConfigRecord(), grid)
+    assert all("mimic" in config_of(m) for m in messages)
+    strategy.aggregate_train(2, grid.send_and_receive(messages))
+
+
+def test_a_device_refuses_a_mimic_that_is_not_the_announced_one(tmp_path):
+    strategy, grid = tiny_strategy(num_devices=1), LocalGrid(tiny_app(tmp_path), 1)
+    arrays = strategy.initial_arrays()
+    (message,) = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+    config_of(message)["mimic"] = b"something else"
+    with pytest.raises(ValueError, match="SHA-256"):
+        grid.send_and_receive([message])
+
+
+def test_the_ledger_counts_what_the_messages_hold(tmp_path):
+    strategy, grid, _ = run_tiny(tmp_path, num_rounds=2)
+    messages = train_messages(grid)
+    arrays = sum(m.content["arrays"].count_bytes() for m in messages)
+    assert strategy.ledger.totals["co_down"] == arrays
+    assert strategy.ledger.totals["co_up"] == arrays
+    configs = sum(m.content["config"].count_bytes() for m in grid.sent if "config" in m.content)
+    asked = sum(
+        m.content["config"].count_bytes()
+        for m in grid.sent
+        if m.metadata.message_type == "query.node"
+    )
+    totals = strategy.ledger.totals
+    assert totals["mimic_down"] + totals["other_down"] == configs - asked
+
+
+def test_exemplars_go_down_once_and_change_the_training(tmp_path):
+    without = run_tiny(tmp_path / "0", num_rounds=2)[2]
+    strategy, grid, with_some = run_tiny(tmp_path / "1", num_rounds=2, exemplars=6)
+    carriers = [config_of(m) for m in train_messages(grid) if "exemplars" in config_of(m)]
+    assert len(carriers) == 5
+    assert strategy.ledger.totals["exemplars_down"] == 5 * len(carriers[0]["exemplars"])
+    left, right = to_state(without.arrays), to_state(with_some.arrays)
+    assert not torch.equal(left["0.weight"], right["0.weight"])
+
+
+def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
+    rounds = RoundsConf(count=1, local_steps=4, lr=0.05, head_tuning_lr=0.3)
+    _, _, untuned = run_tiny(tmp_path / "0", num_rounds=1, rounds=rounds)
+    strategy, grid, tuned = run_tiny(tmp_path / "1", num_rounds=1, rounds=rounds, head_tuning=True)
+    start = to_state(untuned.arrays)
+    app, parts = tiny_app(tmp_path / "2"), []
+    replay = LocalGrid(app, 5)
+    heads = [m for m in grid.sent if m.metadata.message_type == "train.head"]
+    assert [config_of(m)["device"] for m in heads] == [0, 1, 2, 3, 4]
+    for message in heads:
+        config_of(message)["mimic"] = strategy.cloud.mimic_blob()
+        (reply,) = replay.send_and_receive([message])
+        assert list(reply.content["arrays"]) == ["3.weight", "3.bias"]
+        parts.append((reply.content["metrics"]["num-examples"], to_state(reply.content["arrays"])))
+    own = strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1)
+    expected = apply_head_gradient(start, average(own, parts, rounds.cloud_weight), 0.3)
+    assert_equal_states(to_state(tuned.arrays), expected)
+
+
+def test_frozen_statistics_stop_moving_after_their_share_of_the_rounds(tmp_path):
+    rounds = RoundsConf(count=4, local_steps=2, freeze_statistics_after=0.5)
+    states = {}
+
+    def keep(server_round, arrays):
+        states[server_round] = to_state(arrays)["1.running_mean"]
+
+    strategy = tiny_strategy(rounds=rounds, freeze_statistics=True)
+    grid = LocalGrid(tiny_app(tmp_path), 5)
+    strategy.start(grid, strategy.initial_arrays(), num_rounds=4, evaluate_fn=keep)
+    assert not torch.equal(states[1], states[2])
+    torch.testing.assert_close(states[2], states[4])
+
+
+def test_a_failing_device_fails_the_round_with_its_cause(tmp_path):
+    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
+    grid.fails = {2}
+    with pytest.raises(AggregationError, match=r"4 of 5 devices answered.*out of memory"):
+        strategy.start(grid, strategy.initial_arrays(), num_rounds=1)
+
+
+def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
+    rounds = RoundsConf(count=1, local_steps=2, min_replies=0.8)
+    strategy, grid = tiny_strategy(rounds=rounds), LocalGrid(tiny_app(tmp_path), 5)
+    grid.fails = {2}
+    strategy.start(grid, strategy.initial_arrays(), num_rounds=1)
+    assert [reply.device for reply in strategy.replies] == [0, 1, 3, 4]
+
+
+def test_more_nodes_than_devices_are_refused(tmp_path):
+    with pytest.raises(FederationError, match="6 nodes for 5 devices"):
+        run_tiny(tmp_path, num_nodes=6)
+
+
+def test_devices_can_score_on_their_own_samples(tmp_path):
+    _, grid, result = run_tiny(tmp_path, num_rounds=1, fraction_evaluate=0.4)
+    metrics = result.evaluate_metrics_clientapp[1]
+    asked = [m for m in grid.sent if m.metadata.message_type == "evaluate"]
+    assert len(asked) == 2
+    assert 0 <= metrics["accuracy"] <= 1

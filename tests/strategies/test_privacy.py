@@ -1,0 +1,91 @@
+"""Flower's differential privacy wrappers around the strategy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
+from local_grid import LocalGrid
+from tiny import run_tiny, tiny_app, tiny_strategy
+
+from dccl_flower.flower.wire import to_state
+
+SETTINGS = {"noise_multiplier": 0.0, "clipping_norm": 1e6, "num_sampled_clients": 5}
+
+
+def run_private(store, wrapper, mods, norm="group", num_rounds=2, **options):
+    strategy = tiny_strategy(norm=norm, **options)
+    private = wrapper(strategy)
+    grid = LocalGrid(tiny_app(store, norm, mods), 5)
+    return private.start(grid, strategy.initial_arrays(), num_rounds=num_rounds)
+
+
+def fixed(strategy):
+    return DifferentialPrivacyClientSideFixedClipping(strategy, **SETTINGS)
+
+
+def test_clipping_that_never_bites_and_no_noise_change_nothing(tmp_path):
+    _, _, plain = run_tiny(tmp_path / "0", num_rounds=2, norm="group")
+    private = run_private(tmp_path / "1", fixed, [fixedclipping_mod])
+    for name, tensor in to_state(plain.arrays).items():
+        torch.testing.assert_close(tensor, to_state(private.arrays)[name], atol=1e-5, rtol=0)
+
+
+def test_a_tight_clipping_norm_bounds_what_devices_send(tmp_path):
+    def tight(strategy):
+        return DifferentialPrivacyClientSideFixedClipping(
+            strategy, noise_multiplier=0.0, clipping_norm=1e-3, num_sampled_clients=5
+        )
+
+    strategy = tiny_strategy(norm="group")
+    grid = LocalGrid(tiny_app(tmp_path, "group", [fixedclipping_mod]), 5)
+    start = to_state(strategy.initial_arrays())
+    tight(strategy).start(grid, strategy.initial_arrays(), num_rounds=1)
+    for reply in strategy.replies:
+        squares = [((reply.state[n] - start[n]) ** 2).sum() for n in start]
+        assert sum(squares).sqrt() <= 1.01e-3
+
+
+def test_adaptive_client_side_clipping_composes(tmp_path):
+    def adaptive(strategy):
+        return DifferentialPrivacyClientSideAdaptiveClipping(
+            strategy, noise_multiplier=0.1, num_sampled_clients=5
+        )
+
+    result = run_private(tmp_path, adaptive, [adaptiveclipping_mod])
+    assert all(torch.isfinite(tensor).all() for tensor in to_state(result.arrays).values())
+
+
+def test_server_side_clipping_composes_without_batch_statistics(tmp_path):
+    def server_side(strategy):
+        return DifferentialPrivacyServerSideFixedClipping(
+            strategy, noise_multiplier=0.01, clipping_norm=1.0, num_sampled_clients=5
+        )
+
+    result = run_private(tmp_path, server_side, [])
+    assert all(torch.isfinite(tensor).all() for tensor in to_state(result.arrays).values())
+
+
+def test_batch_statistics_are_refused_under_privacy(tmp_path):
+    with pytest.raises(ValueError, match="group norm"):
+        run_private(tmp_path, fixed, [fixedclipping_mod], norm="batch")
+
+
+def test_head_tuning_is_refused_under_privacy(tmp_path):
+    with pytest.raises(ValueError, match="head tuning"):
+        run_private(tmp_path, fixed, [fixedclipping_mod], head_tuning=True)
+
+
+def test_head_tuning_is_refused_under_server_side_noise_once_it_shows(tmp_path):
+    def server_side(strategy):
+        return DifferentialPrivacyServerSideFixedClipping(
+            strategy, noise_multiplier=0.5, clipping_norm=1.0, num_sampled_clients=5
+        )
+
+    with pytest.raises(ValueError, match="head tuning"):
+        run_private(tmp_path, server_side, [], head_tuning=True)
