@@ -70,9 +70,7 @@ class Cloud:
         copy_frozen(self.cloud_submodel, self.mimic)
         copy_frozen(self.cloud_submodel, self.co_submodel)
         self._run_phase("distil", self._distil_mimic)
-        for model in (self.cloud_submodel, self.mimic):
-            model.requires_grad_(False)
-        self.prepared = True
+        self._freeze()
 
     def co_state(self) -> State:
         """Return a copy of the co-submodel's exchanged state, on the CPU."""
@@ -80,13 +78,13 @@ class Cloud:
 
     def mimic_blob(self) -> bytes:
         """Return the mimic, a shared stem included, as safetensors bytes."""
-        return save_safetensors({n: t.cpu() for n, t in self.mimic.state_dict().items()})
+        return _to_bytes(self.mimic.state_dict())
 
     def exemplar_blob(self, count: int) -> bytes:
         """Return ``count`` cloud samples as safetensors bytes."""
-        generator = torch_generator(self._seed, "exemplars")
-        chosen = take_exemplars(self._train_loader, count, generator)
-        return save_safetensors({name: t.contiguous() for name, t in chosen.items()})
+        with isolated_rng(self._seed, "exemplars", "torch"):
+            generator = torch_generator(self._seed, "exemplars")
+            return _to_bytes(take_exemplars(self._train_loader, count, generator))
 
     def train_co(self, state: State, loss: str, recipe: LocalRecipe, server_round: int) -> State:
         """Train a copy of the co-submodel under the mimic, as a device does, and return it."""
@@ -118,7 +116,8 @@ class Cloud:
     def scorer(
         self, test_loader: Loader, cloud_classes: list[int], device_classes: list[int]
     ) -> Scorer:
-        """Return a scorer of served models on a test set."""
+        """Return a scorer of served models on a test set; prepares the cloud first."""
+        self.prepare()
         return Scorer(
             self.cloud_submodel,
             self.mimic,
@@ -142,6 +141,11 @@ class Cloud:
         self.cloud_submodel.load_state_dict(state["cloud_submodel"])
         self.mimic.load_state_dict(state["mimic"])
         self.co_submodel.load_state_dict(state["co_submodel"])
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for model in (self.cloud_submodel, self.mimic):
+            model.requires_grad_(False)
         self.prepared = True
 
     def _loss(self, name: str) -> Loss:
@@ -173,3 +177,7 @@ class Cloud:
             self._torch_device,
             lambda done, total: self._on_progress(phase, done, total),
         )
+
+
+def _to_bytes(state: State) -> bytes:
+    return save_safetensors({name: t.cpu().contiguous() for name, t in state.items()})

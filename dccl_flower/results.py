@@ -72,7 +72,7 @@ def append_round(path: Path, result: RoundResult) -> None:
     """Append a line to rounds.csv, with a header first; device ids are joined by spaces."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(field.name for field in fields(result))
         values = asdict(result) | {"devices": " ".join(map(str, result.devices))}

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+# A second thread makes tiny tensors slower by orders of magnitude where the machine is busy.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

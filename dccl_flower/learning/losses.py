@@ -19,7 +19,8 @@ def prior_corrected(class_counts: Tensor) -> Loss:
     """Return cross-entropy on logits shifted by the log prior of the side's own classes.
 
     A class that the side does not hold drops out of its softmax, so its row of the head is left
-    alone. Menon et al., arXiv 2007.07314; per client, Zhang et al., arXiv 2209.00189.
+    alone; sides that share no class never learn to tell their classes apart. After Menon et al.,
+    arXiv 2007.07314; for clients, Zhang et al., arXiv 2209.00189.
     """
     log_prior = (class_counts.double() / class_counts.sum()).log().float()
 

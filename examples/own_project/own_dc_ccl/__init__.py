@@ -1,0 +1,1 @@
+"""DC-CCL in a Flower project with its own models and data."""

@@ -1,0 +1,275 @@
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from dccl_flower.config import ConfError, DataConf
+from dccl_flower.data import images
+from dccl_flower.data.images import open_images
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "pictures"
+    path.mkdir()
+    return path
+
+
+def colour(red, green, blue, height=2, width=3):
+    return Image.fromarray(np.full((height, width, 3), (red, green, blue), dtype=np.uint8))
+
+
+def grey(value, height=2, width=3):
+    return Image.fromarray(np.full((height, width), value, dtype=np.uint8))
+
+
+def save(path, pictures, labels, **columns):
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": labels, **columns})
+    rows.cast_column("image", datasets.Image()).to_parquet(path)
+
+
+def save_colours(folder):
+    save(folder / "train.parquet", [colour(1, 2, 3), colour(4, 5, 6), colour(7, 8, 9)], [0, 2, 1])
+    save(folder / "test.parquet", [colour(9, 9, 9)], [3])
+
+
+def opened(folder, **options):
+    return open_images(DataConf(name="mine", path=str(folder), **options))
+
+
+def refusal(folder, **options):
+    with pytest.raises(ConfError) as caught:
+        opened(folder, **options)
+    assert list(Path(os.environ["DCCL_CACHE"]).glob("*")) == []
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_digits_are_all_of_scikit_learns_with_16_mapped_to_255():
+    digits = open_images(DataConf())
+    source = load_digits()
+    expected = np.rint(source.images * 255 / 16).astype(np.uint8)
+    labels = {image.tobytes(): label for image, label in zip(expected, source.target, strict=True)}
+    pixels = np.concatenate([digits.train, digits.test])
+    found = [labels.pop(image.tobytes()) for image in pixels]
+    assert found == [*digits.train_labels, *digits.test_labels]
+    assert labels == {}
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_digits_keep_a_quarter_of_every_class_for_the_test():
+    digits = open_images(DataConf())
+    in_test = np.bincount(digits.test_labels)
+    everywhere = in_test + np.bincount(digits.train_labels)
+    assert (digits.train.shape, digits.test.shape) == ((1347, 8, 8, 1), (450, 8, 8, 1))
+    assert np.abs(in_test - everywhere / 4).max() <= 1
+    assert (digits.num_classes, digits.shape, digits.groups) == (10, (1, 8, 8), None)
+
+
+def test_rgb_digits_have_three_equal_channels_and_a_key_of_their_own():
+    plain, rgb = open_images(DataConf()), open_images(DataConf(rgb=True))
+    assert rgb.shape == (3, 8, 8)
+    assert all(np.array_equal(rgb.train[..., c], plain.train[..., 0]) for c in range(3))
+    assert rgb.key != plain.key
+
+
+def test_a_local_folder_is_decoded_pixel_by_pixel(folder):
+    save_colours(folder)
+    found = opened(folder)
+    assert found.shape == (3, 2, 3)
+    assert found.train[:, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert found.test.tolist() == [[[[9, 9, 9]] * 3] * 2]
+    assert (found.train_labels.tolist(), found.test_labels.tolist()) == ([0, 2, 1], [3])
+
+
+def test_the_number_of_classes_counts_the_test_labels_too(folder):
+    save_colours(folder)
+    assert opened(folder).num_classes == 4
+
+
+def test_arrays_are_memory_maps_that_cannot_be_written(folder):
+    save_colours(folder)
+    found = opened(folder)
+    assert isinstance(found.train, np.memmap)
+    assert (found.train.dtype, found.train_labels.dtype) == (np.uint8, np.int64)
+    with pytest.raises(ValueError, match="read-only"):
+        found.train[0] = 0
+
+
+def test_a_local_folder_wins_over_the_name_digits(folder):
+    save_colours(folder)
+    assert len(open_images(DataConf(name="digits", path=str(folder))).train) == 3
+
+
+def test_shards_in_sub_folders_are_read_in_order(folder):
+    (folder / "plain_text").mkdir()
+    for shard in (1, 0):
+        path = folder / "plain_text" / f"train-0000{shard}-of-00002.parquet"
+        save(path, [grey(10 * shard)], [shard])
+    save(folder / "test.parquet", [grey(5)], [0])
+    assert opened(folder).train[:, 0, 0, 0].tolist() == [0, 10]
+
+
+def test_grey_images_have_one_channel(folder):
+    save(folder / "train.parquet", [grey(3), grey(4)], [0, 1])
+    save(folder / "test.parquet", [grey(5)], [0])
+    found = opened(folder)
+    assert found.shape == (1, 2, 3)
+    assert found.train[:, 1, 2, 0].tolist() == [3, 4]
+
+
+def test_rgb_turns_grey_images_into_three_channels(folder):
+    save(folder / "train.parquet", [grey(7), colour(1, 2, 3)], [0, 1])
+    save(folder / "test.parquet", [grey(5)], [0])
+    found = opened(folder, rgb=True)
+    assert found.train[:, 0, 0].tolist() == [[7, 7, 7], [1, 2, 3]]
+
+
+def test_grey_among_colour_images_is_refused_without_rgb(folder):
+    save(folder / "train.parquet", [grey(7), colour(1, 2, 3)], [0, 1])
+    save(folder / "test.parquet", [grey(5)], [0])
+    assert refusal(folder) == ("data.image_column=image: row 1 is (2, 3, 3), others have (2, 3, 1)")
+
+
+def test_images_of_unequal_size_are_refused_with_the_row(folder):
+    pictures = [grey(1), grey(2), grey(3, height=4)]
+    save(folder / "train.parquet", pictures, [0, 1, 0])
+    save(folder / "test.parquet", [grey(5)], [0])
+    assert refusal(folder).startswith("data.image_column=image: row 2 is (4, 3, 1), ")
+
+
+def test_the_row_of_an_odd_image_counts_over_all_batches(folder, monkeypatch):
+    monkeypatch.setattr(images, "DECODE_BATCH", 2)
+    save(folder / "train.parquet", [grey(1), grey(2), grey(3), grey(4, width=5)], [0, 1, 0, 1])
+    save(folder / "test.parquet", [grey(5)], [0])
+    assert "row 3 is" in refusal(folder)
+
+
+def test_decoding_in_batches_keeps_the_order(folder, monkeypatch):
+    monkeypatch.setattr(images, "DECODE_BATCH", 2)
+    save(folder / "train.parquet", [grey(v) for v in range(5)], [0] * 5)
+    save(folder / "test.parquet", [grey(5)], [0])
+    assert opened(folder).train[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.xfail(strict=True, reason="train and test images are not compared")
+def test_test_images_of_another_size_than_the_training_images_are_refused(folder):
+    save(folder / "train.parquet", [grey(1)], [0])
+    save(folder / "test.parquet", [grey(5, height=4)], [0])
+    assert "data.image_column=image" in refusal(folder)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    path = tmp_path / "nowhere"
+    assert refusal(path) == f"data.path={path}: no such folder"
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_without_one_of_the_splits_is_refused(folder, split):
+    other = {"train": "test", "test": "train"}[split]
+    save(folder / f"{other}.parquet", [grey(1)], [0])
+    assert refusal(folder) == f"data.path={folder}: holds no {split}*.parquet"
+
+
+@pytest.mark.parametrize("key", ["image_column", "label_column", "group_column"])
+def test_an_absent_column_is_refused_with_those_there(folder, key):
+    save_colours(folder)
+    assert refusal(folder, **{key: "img"}) == f"data.{key}=img: the data have columns image, label"
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0.0, 1.0], ["a", "b"]])
+def test_labels_that_are_no_integers_from_0_are_refused(folder, labels):
+    save(folder / "train.parquet", [grey(1), grey(2)], labels)
+    save(folder / "test.parquet", [grey(5)], labels[:1])
+    assert refusal(folder) == "data.label_column=label: labels must be integers from 0"
+
+
+@pytest.mark.xfail(strict=True, raises=pyarrow.ArrowException, reason="pyarrow's gets through")
+def test_an_image_column_without_images_is_refused(folder):
+    save_colours(folder)
+    assert "data.image_column=label" in refusal(folder, image_column="label")
+
+
+@pytest.mark.xfail(strict=True, raises=datasets.exceptions.DatasetsError, reason="not wrapped")
+def test_a_broken_parquet_file_is_refused(folder):
+    save_colours(folder)
+    (folder / "test.parquet").write_bytes(b"no parquet")
+    assert "data.path=" in refusal(folder)
+
+
+@pytest.mark.parametrize("writers", [["eve", "bob", "eve"], [30, 10, 30]])
+def test_the_group_column_is_coded_from_0_in_order(folder, writers):
+    pictures = [grey(1), grey(2), grey(3)]
+    save(folder / "train.parquet", pictures, [0, 1, 0], writer=writers)
+    save(folder / "test.parquet", [grey(5)], [0], writer=writers[:1])
+    assert opened(folder, group_column="writer").groups.tolist() == [1, 0, 1]
+    assert opened(folder).groups is None
+
+
+def test_other_column_names_are_followed(folder):
+    for split, value in (("train", 3), ("test", 5)):
+        rows = datasets.Dataset.from_dict({"img": [grey(value)], "fine": [2], "coarse": [0]})
+        rows.cast_column("img", datasets.Image()).to_parquet(folder / f"{split}.parquet")
+    found = opened(folder, image_column="img", label_column="fine")
+    assert (found.train[0, 0, 0, 0], found.train_labels[0], found.test_labels[0]) == (3, 2, 2)
+
+
+def test_a_second_open_does_not_decode_again(folder, monkeypatch):
+    save_colours(folder)
+    first = opened(folder)
+    monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded again"))
+    second = opened(folder)
+    assert second.key == first.key
+    assert np.array_equal(second.train, first.train)
+
+
+def test_changed_files_are_decoded_anew(folder):
+    save_colours(folder)
+    before = opened(folder)
+    save(folder / "train.parquet", [colour(0, 0, 0), colour(1, 1, 1)], [0, 1])
+    after = opened(folder)
+    assert after.key != before.key
+    assert after.train[:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_a_name_that_the_hub_does_not_know_is_refused(monkeypatch):
+    def refuse(name):
+        raise ConnectionError(f"no {name} here\nand a long story")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfError) as caught:
+        open_images(DataConf(name="no/such"))
+    assert str(caught.value) == "data.name=no/such: cannot be loaded (no no/such here)"
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="the first line of no text")
+def test_an_error_of_the_hub_without_text_is_reported(monkeypatch):
+    def refuse(name):
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfError, match="no/such"):
+        open_images(DataConf(name="no/such"))
+
+
+def test_data_without_a_test_split_are_refused(monkeypatch):
+    rows = datasets.Dataset.from_dict({"image": [grey(1)], "label": [0]})
+    splits = datasets.DatasetDict({"train": rows, "validation": rows})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
+    with pytest.raises(ConfError) as caught:
+        open_images(DataConf(name="some/set"))
+    assert str(caught.value) == (
+        "data.name=some/set: has no split 'test', only ['train', 'validation']"
+    )

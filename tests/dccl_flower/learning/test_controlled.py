@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import copy
+import math
+from itertools import count, repeat
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dccl_flower.learning.controlled import LocalRecipe, learning_rate, train_controlled
+from dccl_flower.models.frozen import Frozen
+from dccl_flower.models.served import ServedModel
+
+PLAIN_STEP = LocalRecipe(steps=1, lr=1.0, momentum=0.0, weight_decay=0.0)
+
+
+def net_with_batch_norm(seed):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+    return net.double()
+
+
+def one_batch(size=6, features=4, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, features, generator=generator, dtype=torch.float64)
+    return images, torch.randint(classes, (size,), generator=generator)
+
+
+def constant_slope(logits, labels):
+    """Return a loss of slope one in every logit's mean, whatever the logits are."""
+    return logits.mean()
+
+
+def one_weight(value=0.0):
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, value)
+    return model
+
+
+def no_control(classes=1):
+    control = nn.Linear(1, classes)
+    for parameter in control.parameters():
+        nn.init.zeros_(parameter)
+    return control
+
+
+def ones(size=2):
+    return torch.ones(size, 1), torch.zeros(size, dtype=torch.long)
+
+
+@pytest.mark.parametrize("freeze_statistics", [False, True])
+def test_one_step_has_the_gradient_of_the_served_sum_with_the_mimic(freeze_statistics):
+    co, mimic = net_with_batch_norm(1), net_with_batch_norm(2)
+    images, labels = one_batch()
+    served = ServedModel(copy.deepcopy(mimic).eval(), copy.deepcopy(co).train())
+    if freeze_statistics:
+        served.co[1].eval()
+    functional.cross_entropy(served(images), labels).backward()
+
+    before = copy.deepcopy(co)
+    recipe = LocalRecipe(1, 1.0, 0.0, 0.0, freeze_statistics)
+    train_controlled(co, mimic, iter([(images, labels)]), functional.cross_entropy, recipe)
+
+    old, expected = dict(before.named_parameters()), dict(served.co.named_parameters())
+    for name, new in co.named_parameters():
+        torch.testing.assert_close(old[name] - new, expected[name].grad, rtol=1e-9, atol=1e-12)
+
+
+def test_linear_head_step_by_hand():
+    # Control logits (0, ln 2, 0) give softmax (1/4, 1/2, 1/4); less the one-hot label 0
+    # the residual is (-3/4, 1/2, 1/4), and the weight's gradient its product with x = (2, -1).
+    control, co = nn.Linear(2, 3), nn.Linear(2, 3)
+    for parameter in (*control.parameters(), *co.parameters()):
+        nn.init.zeros_(parameter)
+    with torch.no_grad():
+        control.bias[1] = math.log(2)
+    batch = torch.tensor([[2.0, -1.0]]), torch.tensor([0])
+    train_controlled(co, control, iter([batch]), functional.cross_entropy, PLAIN_STEP)
+    weight = -torch.tensor([[-1.5, 0.75], [1.0, -0.5], [0.5, -0.25]])
+    torch.testing.assert_close(co.weight.detach(), weight)
+    torch.testing.assert_close(co.bias.detach(), -torch.tensor([-0.75, 0.5, 0.25]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_head_step_is_the_jacobian_times_softmax_less_label(seed):
+    torch.manual_seed(seed)
+    co, control = nn.Linear(4, 3).double(), net_with_batch_norm(seed + 10).eval()
+    images, labels = one_batch(size=5, seed=seed)
+    with torch.no_grad():
+        residual = (control(images) + co(images)).softmax(1) - functional.one_hot(labels, 3)
+    weight, bias = co.weight.detach().clone(), co.bias.detach().clone()
+    train_controlled(co, control, iter([(images, labels)]), functional.cross_entropy, PLAIN_STEP)
+    torch.testing.assert_close(weight - co.weight.detach(), residual.T @ images / 5)
+    torch.testing.assert_close(bias - co.bias.detach(), residual.mean(0))
+
+
+def test_the_control_is_never_changed_even_if_it_comes_in_training_mode():
+    co, control = net_with_batch_norm(1), net_with_batch_norm(2).train()
+    before = copy.deepcopy(control.state_dict())
+    batches = repeat(one_batch())
+    train_controlled(co, control, batches, functional.cross_entropy, LocalRecipe(4, 0.1))
+    for name, tensor in control.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in control.parameters())
+
+
+def test_frozen_parts_of_the_co_submodel_stay():
+    co = nn.Sequential(Frozen(nn.Linear(4, 5)), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    stem = copy.deepcopy(co[0].state_dict())
+    head = co[2].weight.detach().clone()
+    recipe = LocalRecipe(3, 0.1)
+    batches = repeat(one_batch())
+    train_controlled(co, net_with_batch_norm(2), batches, functional.cross_entropy, recipe)
+    assert all(torch.equal(tensor, stem[name]) for name, tensor in co[0].state_dict().items())
+    assert not torch.equal(co[2].weight, head)
+
+
+def test_momentum_carries_over_the_steps_of_one_call():
+    # v = 1, then 0.9 + 1; at rate 0.1 the weight falls by 0.1 and by 0.19.
+    co, recipe = one_weight(), LocalRecipe(2, 0.1, momentum=0.9, weight_decay=0.0)
+    train_controlled(co, no_control(), repeat(ones()), constant_slope, recipe)
+    assert co.weight.item() == pytest.approx(-0.29)
+
+
+def test_momentum_is_fresh_each_call():
+    co, recipe = one_weight(), LocalRecipe(1, 0.1, momentum=0.9, weight_decay=0.0)
+    for _ in range(2):
+        train_controlled(co, no_control(), repeat(ones()), constant_slope, recipe)
+    assert co.weight.item() == pytest.approx(-0.2)
+
+
+def test_weight_decay_pulls_on_the_weight():
+    co, recipe = one_weight(2.0), LocalRecipe(1, 0.1, momentum=0.0, weight_decay=0.5)
+    train_controlled(co, no_control(), repeat(ones()), constant_slope, recipe)
+    assert co.weight.item() == pytest.approx(2.0 - 0.1 * (1 + 0.5 * 2.0))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_exactly_the_steps_of_the_recipe_are_taken(steps):
+    co, taken = one_weight(), count()
+    batches = (ones() for _ in taken)
+    recipe = LocalRecipe(steps, 0.1, momentum=0.0, weight_decay=0.0)
+    train_controlled(co, no_control(), batches, constant_slope, recipe)
+    assert next(taken) == steps
+    assert co.weight.item() == pytest.approx(-0.1 * steps)
+
+
+def test_loss_and_accuracy_are_means_over_samples_not_over_batches():
+    def mean_label(logits, labels):
+        return labels.double().mean() + 0 * logits.sum()
+
+    co = nn.Linear(1, 3)
+    control = no_control(3)
+    with torch.no_grad():
+        control.bias[0] = 100.0  # every answer is class 0
+    batches = [(torch.zeros(len(labels), 1), torch.tensor(labels)) for labels in ([2], [0, 1, 0])]
+    loss, accuracy = train_controlled(co, control, iter(batches), mean_label, LocalRecipe(2, 0.0))
+    assert loss == pytest.approx((2 * 1 + 1 / 3 * 3) / 4)
+    assert accuracy == 2 / 4
+
+
+@pytest.mark.parametrize(
+    ("freeze_statistics", "mean", "variance"), [(False, 0.2, 1.1), (True, 0.0, 1.0)]
+)
+def test_freeze_statistics_keeps_running_statistics(freeze_statistics, mean, variance):
+    # Samples 1 and 3: mean 2, variance 2; a tenth of each enters the running values 0 and 1.
+    co = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
+    batch = torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1])
+    recipe = LocalRecipe(1, 0.1, freeze_statistics=freeze_statistics)
+    scale = co[0].weight.detach().clone()
+    train_controlled(co, no_control(2), iter([batch]), functional.cross_entropy, recipe)
+    assert co[0].running_mean.item() == pytest.approx(mean)
+    assert co[0].running_var.item() == pytest.approx(variance)
+    assert not torch.equal(co[0].weight, scale)
+
+
+def test_the_co_submodel_is_left_in_eval_mode():
+    co = net_with_batch_norm(1).train()
+    train_controlled(
+        co, net_with_batch_norm(2), repeat(one_batch()), functional.cross_entropy, PLAIN_STEP
+    )
+    assert not any(module.training for module in co.modules())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_rounds", "expected"),
+    [
+        ("constant", 3, [0.2, 0.2, 0.2]),
+        ("last_two_halved", 5, [0.2, 0.2, 0.2, 0.1, 0.1]),
+        ("last_two_halved", 2, [0.1, 0.1]),
+        ("last_two_halved", 1, [0.1]),
+        # 0.2 * (0.05 + 0.95 * (1 + cos(pi * k / 4)) / 2) for k = 0..4
+        ("cosine", 5, [0.2, 0.1721751, 0.105, 0.0378249, 0.01]),
+        ("cosine", 1, [0.2]),
+    ],
+)
+def test_learning_rate_of_every_round(schedule, num_rounds, expected):
+    rates = [learning_rate(schedule, 0.2, r + 1, num_rounds) for r in range(num_rounds)]
+    assert rates == pytest.approx(expected, abs=1e-7)

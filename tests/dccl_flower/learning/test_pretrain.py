@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from dccl_flower.config import PretrainConf
+from dccl_flower.learning.evaluate import accuracy, predict
+from dccl_flower.learning.pretrain import pretrain
+
+IMAGES = torch.tensor([[2.0, 0.1], [-1.5, 0.2], [0.1, 2.0], [-2.0, 0.3], [0.0, 1.8], [1.7, -0.2]])
+LABELS = torch.tensor([0, 1, 2, 1, 2, 0])
+
+
+def separable(batch_size=3):
+    return DataLoader(TensorDataset(IMAGES, LABELS), batch_size)
+
+
+def one_image(label):
+    return DataLoader(TensorDataset(torch.ones(1, 1), torch.tensor([label])), 1)
+
+
+def net(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def fading_model():
+    """Answer class 0 by a little, so that training on class 1 turns it over some epochs."""
+    model = nn.Linear(1, 2, bias=False)
+    model.load_state_dict({"weight": torch.tensor([[0.1], [0.0]])})
+    return model
+
+
+def conf(epochs, lr=0.1):
+    return PretrainConf(epochs=epochs, lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def run(model, loader, settings, validation=None):
+    """Pretrain and return a copy of the state after every epoch."""
+    states = []
+
+    def on_epoch(done, total):
+        assert (done, total) == (len(states) + 1, settings.epochs)
+        states.append(copy.deepcopy(model.state_dict()))
+
+    generator = torch.Generator().manual_seed(0)
+    pretrain(model, loader, settings, generator, validation, on_epoch=on_epoch)
+    assert len(states) == settings.epochs
+    return states
+
+
+def same(left, right):
+    return all(torch.equal(tensor, right[name]) for name, tensor in left.items())
+
+
+def test_the_loss_goes_down_on_a_separable_problem():
+    model = net()
+    before = functional.cross_entropy(*predict(model, separable())).item()
+    run(model, separable(), conf(epochs=15))
+    logits, labels = predict(model, separable())
+    assert functional.cross_entropy(logits, labels).item() < before / 4
+    assert accuracy(logits, labels) == 1.0
+
+
+def test_with_validation_data_the_best_epoch_is_kept():
+    model = fading_model()
+    states = run(model, one_image(label=1), conf(epochs=6, lr=0.05), one_image(label=0))
+    scores = []
+    for state in states:
+        judge = fading_model()
+        judge.load_state_dict(state)
+        scores.append(accuracy(*predict(judge, one_image(label=0))))
+    assert scores[0] == 1.0
+    assert scores[-1] == 0.0
+    best = [state for state, score in zip(states, scores, strict=True) if score == 1.0]
+    assert any(same(model.state_dict(), state) for state in best)
+
+
+def test_the_best_epoch_s_running_statistics_are_kept_with_its_weights():
+    # The more epochs on labels turned round, the worse the score; the last is not the best.
+    turned = DataLoader(TensorDataset(IMAGES, (LABELS + 1) % 3), 3)
+    model = net()
+    run(model, separable(), conf(epochs=15))
+    states = run(model, turned, conf(epochs=10), separable())
+    assert accuracy(*predict(model, separable())) > 0.5
+    assert not same(model.state_dict(), states[-1])
+    assert any(same(model.state_dict(), state) for state in states)
+
+
+def test_without_validation_data_the_last_epoch_is_kept():
+    model = fading_model()
+    states = run(model, one_image(label=1), conf(epochs=6, lr=0.05))
+    assert same(model.state_dict(), states[-1])
+    assert not same(model.state_dict(), states[0])
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(2, 3), (4, 2), (6, 1)])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_every_epoch_takes_as_many_steps_as_the_loader_has_batches(batch_size, steps, epochs):
+    model, trained = net().eval(), []
+    model.register_forward_hook(lambda *_: trained.append(model.training))
+    run(model, separable(batch_size), conf(epochs), validation=separable(batch_size=6))
+    assert trained.count(True) == steps * epochs
+    assert trained.count(False) == epochs
+
+
+def test_the_model_is_left_in_eval_mode():
+    model = net().train()
+    run(model, separable(), conf(epochs=1), validation=separable())
+    assert not any(module.training for module in model.modules())

@@ -1,0 +1,182 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
+from dccl_flower.models import build as build_module
+from dccl_flower.models.build import build_device_modules, build_submodels, check_models
+from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
+from dccl_flower.models.zoo import build_model
+
+GREY, RGB = (1, 8, 8), (3, 32, 32)
+TIMM = "timm/mobilenetv3_small_050"
+
+
+def make_conf(seed=0, normalisation="batch", co=None, mimic=None, **model):
+    backbones = {"co": BackboneConf(co), "mimic": BackboneConf(mimic)}
+    return Conf(seed=seed, normalisation=normalisation, model=ModelConf(**backbones, **model))
+
+
+def shapes(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def same_weights(model, other):
+    own, others = model.state_dict(), other.state_dict()
+    return shapes(model) == shapes(other) and all(torch.equal(own[n], others[n]) for n in own)
+
+
+def has_batch_norm(model):
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def test_cloud_and_co_are_the_halves_of_one_base_model():
+    submodels = build_submodels(make_conf(), GREY, 10)
+    base = build_model("small_cnn", 1, 10, False, 0, "base")
+    assert torch.equal(
+        torch.cat([submodels.cloud.features[0].weight, submodels.co.features[0].weight]),
+        base.features[0].weight,
+    )
+    assert submodels.co.head.in_features == 16
+
+
+def test_the_mimic_has_the_co_submodels_architecture_and_weights_of_its_own():
+    submodels = build_submodels(make_conf(), GREY, 10)
+    assert shapes(submodels.mimic) == shapes(submodels.co)
+    assert not torch.equal(submodels.mimic.features[0].weight, submodels.co.features[0].weight)
+
+
+def test_all_three_map_images_to_logits():
+    submodels = build_submodels(make_conf(), GREY, 6)
+    for model in (submodels.cloud, submodels.co, submodels.mimic):
+        assert model(torch.zeros(2, *GREY)).shape == (2, 6)
+
+
+def test_submodels_follow_the_seed_alone():
+    torch.manual_seed(1)
+    first = build_submodels(make_conf(seed=5), GREY, 10)
+    torch.manual_seed(2)
+    again = build_submodels(make_conf(seed=5), GREY, 10)
+    other = build_submodels(make_conf(seed=6), GREY, 10)
+    for part in ("cloud", "co", "mimic"):
+        assert same_weights(getattr(first, part), getattr(again, part))
+        assert not same_weights(getattr(first, part), getattr(other, part))
+
+
+def test_a_co_submodel_with_its_own_backbone_leaves_the_base_model_whole():
+    submodels = build_submodels(make_conf(co=TIMM), RGB, 10)
+    assert same_weights(submodels.cloud, build_model("small_cnn", 3, 10, False, 0, "base"))
+    assert same_weights(submodels.co, build_model(TIMM, 3, 10, False, 0, "co"))
+    assert same_weights(submodels.mimic, build_model(TIMM, 3, 10, False, 0, "mimic"))
+
+
+def test_a_mimic_with_its_own_backbone_leaves_the_halves_as_they_are():
+    submodels = build_submodels(make_conf(mimic=TIMM), RGB, 10)
+    without = build_submodels(make_conf(), RGB, 10)
+    assert same_weights(submodels.mimic, build_model(TIMM, 3, 10, False, 0, "mimic"))
+    assert same_weights(submodels.cloud, without.cloud)
+    assert same_weights(submodels.co, without.co)
+
+
+def test_co_and_mimic_may_have_different_backbones():
+    submodels = build_submodels(make_conf(co=TIMM, mimic="small_cnn"), RGB, 10)
+    assert same_weights(submodels.co, build_model(TIMM, 3, 10, False, 0, "co"))
+    assert same_weights(submodels.mimic, build_model("small_cnn", 3, 10, False, 0, "mimic"))
+
+
+def test_group_norm_is_for_the_co_submodel_alone():
+    submodels = build_submodels(make_conf(normalisation="group"), GREY, 10)
+    assert not has_batch_norm(submodels.co)
+    assert has_batch_norm(submodels.cloud)
+    assert has_batch_norm(submodels.mimic)
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "batch_frozen"])
+def test_other_normalisations_keep_batch_norm(normalisation):
+    assert has_batch_norm(build_submodels(make_conf(normalisation=normalisation), GREY, 10).co)
+
+
+def test_co_and_mimic_take_a_shared_stem_from_the_cloud():
+    submodels = build_submodels(make_conf(shared_stem=True), GREY, 10)
+    for part in (submodels.co, submodels.mimic):
+        assert frozen_names(part) == ["features.0", "features.1"]
+        copy_frozen(submodels.cloud, part)
+        stem = part.features[0].module
+        assert torch.equal(stem.weight, submodels.cloud.features[0].weight)
+    assert frozen_names(submodels.cloud) == []
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the frozen norm is replaced too")
+def test_a_shared_stem_goes_with_group_norm():
+    submodels = build_submodels(make_conf(shared_stem=True, normalisation="group"), GREY, 10)
+    copy_frozen(submodels.cloud, submodels.co)
+    assert isinstance(submodels.co.features[1].module, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"shared_stem": True}, {"normalisation": "group"}, {"co_ratio": 0.5}, {"co": "small_cnn"}],
+)
+def test_a_device_builds_the_same_architectures(options):
+    conf = make_conf(**options)
+    submodels = build_submodels(conf, GREY, 10)
+    co, mimic = build_device_modules(conf, GREY, 10)
+    assert list(exchanged_state(co)) == list(exchanged_state(submodels.co))
+    assert shapes(co) == shapes(submodels.co)
+    assert shapes(mimic) == shapes(submodels.mimic)
+
+
+def recording_build(calls, name, channels, classes, pretrained, seed, purpose):
+    calls[purpose] = (name, pretrained)
+    return build_model(name, channels, classes, False, seed, purpose)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    calls = {}
+    monkeypatch.setattr(build_module, "build_model", partial(recording_build, calls))
+    return calls
+
+
+def test_pretrained_weights_go_where_they_are_asked_for(calls):
+    conf = make_conf(pretrained=True)
+    conf.model.co = BackboneConf("small_cnn", pretrained=False)
+    conf.model.mimic = BackboneConf("vgg16_cifar", pretrained=True)
+    build_submodels(conf, RGB, 10)
+    assert calls == {
+        "base": ("small_cnn", True),
+        "co": ("small_cnn", False),
+        "mimic": ("vgg16_cifar", True),
+    }
+
+
+def test_devices_never_fetch_pretrained_weights(calls):
+    conf = make_conf(pretrained=True)
+    conf.model.co = BackboneConf("small_cnn", pretrained=True)
+    conf.model.mimic = BackboneConf("small_cnn", pretrained=True)
+    build_device_modules(conf, GREY, 10)
+    assert {"co", "mimic"} <= set(calls)
+    assert not any(pretrained for _, pretrained in calls.values())
+    assert conf.model.pretrained
+    assert conf.model.co.pretrained
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("model.base", {"base": "resnet"}),
+        ("model.co.name", {"co": "resnet"}),
+        ("model.mimic.name", {"mimic": "resnet"}),
+    ],
+)
+def test_an_unknown_model_is_refused_with_its_key(key, options):
+    with pytest.raises(ConfError) as caught:
+        check_models(make_conf(**options).model, 3)
+    assert str(caught.value).startswith(f"{key}=resnet: unknown model; ")
+
+
+def test_known_models_pass_the_check():
+    check_models(make_conf(co=TIMM, mimic="vgg16_cifar").model, 1)

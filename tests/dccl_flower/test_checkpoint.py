@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dccl_flower.checkpoint import load_models, save_models
+
+
+def states():
+    torch.manual_seed(0)
+    models = {"mimic": nn.Linear(2, 3), "co_submodel": nn.Sequential(nn.BatchNorm1d(2))}
+    return {name: model.state_dict() for name, model in models.items()}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, state in left.items():
+        assert state.keys() == right[name].keys()
+        for key, tensor in state.items():
+            assert tensor.dtype == right[name][key].dtype
+            assert torch.equal(tensor, right[name][key]), (name, key)
+
+
+def test_models_come_back_as_they_were_saved(tmp_path):
+    save_models(tmp_path, states())
+    assert_same(load_models(tmp_path), states())
+
+
+def test_one_safetensors_file_a_submodel(tmp_path):
+    paths = save_models(tmp_path / "run" / "models", states())
+    assert [path.name for path in paths] == ["mimic.safetensors", "co_submodel.safetensors"]
+    assert sorted((tmp_path / "run" / "models").iterdir()) == sorted(paths)
+    assert_same({path.stem: load_file(path) for path in paths}, states())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64])
+def test_dtypes_are_kept(tmp_path, dtype):
+    state = {"model": {"x": torch.arange(4).to(dtype)}}
+    save_models(tmp_path, state)
+    assert_same(load_models(tmp_path), state)
+
+
+def test_parameters_and_transposed_tensors_can_be_saved(tmp_path):
+    weight = torch.arange(6.0).view(2, 3)
+    save_models(tmp_path, {"model": {"p": nn.Parameter(weight), "t": weight.T}})
+    expected = {"p": weight, "t": torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])}
+    assert_same(load_models(tmp_path), {"model": expected})
+
+
+def test_saving_again_replaces_the_file(tmp_path):
+    for value in (1.0, 2.0):
+        save_models(tmp_path, {"model": {"x": torch.tensor([value])}})
+    assert load_models(tmp_path)["model"]["x"].item() == 2.0
+
+
+def test_a_file_left_half_written_is_not_read(tmp_path):
+    save_models(tmp_path, states())
+    (tmp_path / "cloud_submodel.partial").write_bytes(b"half")
+    assert load_models(tmp_path).keys() == states().keys()
+
+
+def test_a_pickle_in_place_of_safetensors_is_refused(tmp_path):
+    torch.save(states()["mimic"], tmp_path / "mimic.safetensors")
+    with pytest.raises(Exception, match=r"(?i)header"):
+        load_models(tmp_path)
+
+
+def test_an_empty_folder_holds_no_model(tmp_path):
+    assert load_models(tmp_path) == {}

@@ -1,0 +1,296 @@
+from importlib import resources
+
+import pytest
+
+from dccl_flower.config import Conf, ConfError, check_conf, conf_names, dump_conf, load_conf
+
+SECTIONS = ("data", "devices", "distil", "model", "pretrain", "rounds", "runtime", "split")
+
+
+def refusal(*overrides, conf="digits"):
+    with pytest.raises(ConfError) as caught:
+        load_conf(conf, list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write_yaml(folder, text, name="mine.yaml"):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_digits_comes_with_the_package():
+    assert "digits" in conf_names()
+    assert conf_names() == sorted(conf_names())
+
+
+@pytest.mark.parametrize("name", conf_names())
+def test_every_packaged_conf_loads_under_its_own_name(name):
+    assert load_conf(name).name == name
+
+
+@pytest.mark.parametrize("name", conf_names())
+def test_every_packaged_conf_opens_with_the_command_that_runs_it(name):
+    text = resources.files("dccl_flower.conf").joinpath(f"{name}.yaml").read_text()
+    assert text.splitlines()[0] == f"# dccl run {name}"
+
+
+def test_what_a_conf_leaves_out_keeps_its_default(tmp_path):
+    assert load_conf(write_yaml(tmp_path, "")) == Conf(name="mine")
+    expected = Conf(name="mine", seed=3)
+    expected.rounds.count = 4
+    assert load_conf(write_yaml(tmp_path, "seed: 3\nrounds:\n  count: 4\n")) == expected
+
+
+def test_a_name_in_the_file_wins_over_the_file_name(tmp_path):
+    assert load_conf(write_yaml(tmp_path, "name: other\n")).name == "other"
+
+
+def test_yaml_numbers_without_a_point_are_floats_where_floats_belong(tmp_path):
+    conf = load_conf(write_yaml(tmp_path, "pretrain:\n  lr: 1e-3\nrounds:\n  lr: 1\n"))
+    assert (conf.pretrain.lr, conf.rounds.lr) == (0.001, 1.0)
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones():
+    overrides = ["seed=1", "target_gain=null", "split.cloud_classes=[1,2]", "seed=2"]
+    conf = load_conf("digits", overrides)
+    assert (conf.seed, conf.target_gain, conf.split.cloud_classes) == (2, None, [1, 2])
+    assert conf.split.device_classes == load_conf("digits").split.device_classes
+
+
+def test_an_override_of_a_nested_backbone_leaves_its_neighbours():
+    conf = load_conf("digits", ["model.co.name=timm/resnet18"])
+    assert (conf.model.co.name, conf.model.co.pretrained) == ("timm/resnet18", False)
+    assert conf.model.mimic.name is None
+
+
+def test_the_value_of_an_override_may_hold_an_equals_sign():
+    assert load_conf("digits", ["data.path=images/size=8"]).data.path == "images/size=8"
+
+
+def test_overrides_do_not_leak_into_the_next_conf():
+    before = load_conf("digits")
+    load_conf("digits", ["split.cloud_classes=[5]", "seed=7"])
+    assert load_conf("digits") == before
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    message = refusal(conf="nosuch")
+    assert "'nosuch'" in message
+    assert all(name in message for name in conf_names())
+    assert ".yaml" in message
+
+
+def test_missing_file_is_refused_with_its_path(tmp_path):
+    path = str(tmp_path / "absent.yaml")
+    assert path in refusal(conf=path)
+    assert "No such file" in refusal(conf=path)
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "3\n"])
+def test_a_file_without_keys_is_refused(tmp_path, text):
+    path = write_yaml(tmp_path, text)
+    assert refusal(conf=path) == f"conf {path!r}: expected a mapping of keys to values"
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "a: b: c\n", "\tseed: 1\n", "seed: !!python/x 1\n"])
+def test_broken_yaml_is_refused_in_one_line_that_names_the_file(tmp_path, text):
+    path = write_yaml(tmp_path, text)
+    assert refusal(conf=path).startswith(f"conf {path!r}: ")
+
+
+@pytest.mark.parametrize("text", ["runtime.gpu", "=3", ""])
+def test_an_override_without_key_or_value_is_refused(text):
+    assert refusal(text) == f"override {text!r}: expected key=value"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "allowed"),
+    [
+        ("foo=1", "foo", "allowed here: data, devices, distil, exemplars"),
+        ("data.foo=1", "data.foo", "image_column, label_column, name, path, rgb"),
+        ("model.co.foo=1", "model.co.foo", "allowed here: name, pretrained"),
+        ("rounds={foo: 1}", "rounds.foo", "cloud_weight, count"),
+    ],
+)
+def test_unknown_key_is_refused_with_the_keys_beside_it(override, key, allowed):
+    message = refusal(override)
+    assert message.startswith(f"{key}: unknown key; ")
+    assert allowed in message
+
+
+def test_unknown_key_in_a_file_is_refused_too(tmp_path):
+    path = write_yaml(tmp_path, "devices:\n  number: 3\n")
+    assert refusal(conf=path).startswith("devices.number: unknown key; allowed here: alpha, ")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value", "allowed"),
+    [
+        ("seed=abc", "seed", "abc", "Integer"),
+        ("seed=1.5", "seed", "1.5", "Integer"),
+        ("seed=true", "seed", "True", "Integer"),
+        ("seed=null", "seed", "None", "int"),
+        ("model.co_ratio=wide", "model.co_ratio", "wide", "Float"),
+        ("data.rgb=maybe", "data.rgb", "maybe", "bool"),
+        ("devices.per_round=x", "devices.per_round", "x", "Integer"),
+        ("split.cloud_classes=[0,a]", "split.cloud_classes[1]", "a", "Integer"),
+        ("split.by=colour", "split.by", "colour", "['classes', 'fraction']"),
+        ("data.augment=mixup", "data.augment", "mixup", "['none', 'flip_crop']"),
+        ("devices.partitioner=even", "devices.partitioner", "even", "'dirichlet'"),
+        ("normalisation=layer", "normalisation", "layer", "['batch', 'batch_frozen', 'group']"),
+        ("loss=mse", "loss", "mse", "['ce', 'prior_corrected']"),
+        ("rounds.lr_schedule=step", "rounds.lr_schedule", "step", "'constant', 'cosine'"),
+    ],
+)
+def test_wrong_type_is_refused_with_key_value_and_what_is_allowed(override, key, value, allowed):
+    message = refusal(override)
+    assert message.startswith(f"{key}: ")
+    assert f"'{value}'" in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_cannot_be_null(section):
+    assert section in refusal(f"{section}=null")
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the class DataConf, not the key")
+def test_a_section_cannot_be_a_number():
+    assert refusal("data=3").startswith("data: ")
+
+
+@pytest.mark.xfail(strict=True, raises=TypeError, reason="OmegaConf's TypeError gets through")
+def test_an_override_of_one_item_of_a_list_is_refused():
+    assert "split.cloud_classes" in refusal("split.cloud_classes[0]=3")
+
+
+@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="read_text is not guarded")
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\xff")
+    assert str(path) in refusal(conf=str(path))
+
+
+@pytest.mark.parametrize("value", ["0.0", "1.0", "1.5", "-0.1", "nan", "inf"])
+@pytest.mark.parametrize("key", ["model.co_ratio", "data.validation"])
+def test_ratios_lie_strictly_between_0_and_1(key, value):
+    assert refusal(f"{key}={value}") == (
+        f"{key}={float(value)}: must lie between 0 and 1, both excluded"
+    )
+
+
+@pytest.mark.parametrize("value", ["0.0", "1.0"])
+def test_device_fraction_counts_only_in_a_split_by_fraction(value):
+    override = f"split.device_fraction={value}"
+    assert load_conf("digits", [override]).split.device_fraction == float(value)
+    message = refusal(override, "split.by=fraction")
+    assert message == f"{override}: must lie between 0 and 1, both excluded"
+
+
+@pytest.mark.parametrize("value", ["0.0", "-1.0", "inf", "nan"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "pretrain.lr",
+        "distil.lr",
+        "rounds.lr",
+        "rounds.head_tuning_lr",
+        "rounds.timeout",
+        "devices.alpha",
+    ],
+)
+def test_rates_are_positive_and_finite(key, value):
+    message = refusal(f"{key}={value}")
+    assert message == f"{key}={float(value)}: must lie between 0 and inf, both excluded"
+
+
+@pytest.mark.parametrize("value", ["0.0", "1.1", "-0.5", "nan"])
+def test_train_fraction_out_of_range_is_refused(value):
+    assert refusal(f"data.train_fraction={value}").startswith(f"data.train_fraction={value}: ")
+
+
+@pytest.mark.parametrize("value", [0.001, 1.0])
+def test_train_fraction_may_be_all(value):
+    assert load_conf("digits", [f"data.train_fraction={value}"]).data.train_fraction == value
+
+
+@pytest.mark.parametrize(
+    ("key", "low"),
+    [
+        ("seed", 0),
+        ("devices.count", 1),
+        ("devices.classes_per_device", 1),
+        ("pretrain.epochs", 1),
+        ("pretrain.batch_size", 2),
+        ("distil.epochs", 1),
+        ("distil.batch_size", 2),
+        ("rounds.count", 1),
+        ("rounds.local_steps", 1),
+        ("rounds.cloud_batch_size", 2),
+        ("rounds.device_batch_size", 2),
+        ("rounds.head_tuning_steps", 1),
+        ("exemplars", 0),
+        ("runtime.workers", 1),
+        ("runtime.threads", 1),
+        ("runtime.server_threads", 1),
+    ],
+)
+def test_counts_have_a_least_value(key, low):
+    load_conf("digits", [f"{key}={low}"])
+    assert refusal(f"{key}={low - 1}") == f"{key}={low - 1}: must be at least {low}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "split.mix",
+        "rounds.cloud_weight",
+        "rounds.freeze_statistics_after",
+        "rounds.min_replies",
+        "rounds.momentum",
+        "pretrain.momentum",
+    ],
+)
+def test_shares_lie_between_0_and_1_with_both_ends(key):
+    load_conf("digits", [f"{key}=0"])
+    load_conf("digits", [f"{key}=1"])
+    for value in ("-0.01", "1.01", "nan"):
+        assert refusal(f"{key}={value}") == f"{key}={value}: must lie between 0 and 1"
+
+
+@pytest.mark.parametrize("key", ["devices.per_round", "runtime.nodes"])
+def test_part_of_the_devices_is_at_most_all_of_them(key):
+    conf = load_conf("digits", ["devices.count=4", f"{key}=4"])
+    check_conf(conf)
+    for value in (0, 5):
+        message = refusal("devices.count=4", f"{key}={value}")
+        assert message == f"{key}={value}: must lie between 1 and 4 devices"
+
+
+def test_check_conf_looks_at_a_conf_made_in_python():
+    conf = Conf()
+    check_conf(conf)
+    conf.model.co_ratio = 1.5
+    with pytest.raises(ConfError, match=r"model\.co_ratio=1\.5"):
+        check_conf(conf)
+
+
+@pytest.mark.parametrize("name", conf_names())
+def test_a_dumped_conf_loads_back_equal(tmp_path, name):
+    conf = load_conf(name, ["seed=5", "devices.per_round=2", "model.co.name=timm/resnet18"])
+    assert load_conf(write_yaml(tmp_path, dump_conf(conf))) == conf
+
+
+@pytest.mark.parametrize("name", ["12", "1e5", "null", "on", "a: b", "# x", "'q'", "größe", " x "])
+def test_a_dumped_name_is_read_back_as_the_same_text(tmp_path, name):
+    path = write_yaml(tmp_path, dump_conf(Conf(name=name)))
+    assert load_conf(path).name == name
+
+
+def test_a_dumped_conf_spells_out_the_defaults(tmp_path):
+    text = dump_conf(load_conf(write_yaml(tmp_path, "")))
+    assert "  co_ratio: 0.125\n" in text
+    assert "  per_round: null\n" in text
