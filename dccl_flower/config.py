@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -97,7 +98,11 @@ class DistilConf:
 
 @dataclass
 class RoundsConf:
-    """The federated rounds; both sides take the same number of steps."""
+    """The federated rounds; both sides take the same number of steps.
+
+    ``max_grad_norm`` clips the gradient of each step, 0 does not; frozen statistics need it,
+    since nothing else holds back a layer whose activations outgrow what was frozen.
+    """
 
     count: int = 10
     local_steps: int = 20
@@ -107,6 +112,7 @@ class RoundsConf:
     lr_schedule: Literal["last_two_halved", "constant", "cosine"] = "last_two_halved"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    max_grad_norm: float = 0.0
     cloud_weight: float = 0.5
     freeze_statistics_after: float = 0.34
     head_tuning_steps: int = 1
@@ -162,12 +168,11 @@ def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
     source = _conf_source(name_or_path)
     if bad := [text for text in overrides if "=" not in text or text.startswith("=")]:
         raise ConfError(f"override {bad[0]!r}: expected key=value")
-    try:
-        layers = (OmegaConf.create(source), OmegaConf.from_dotlist(list(overrides)))
-        merged = OmegaConf.merge(OmegaConf.structured(Conf), *layers)
-        conf = cast(Conf, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfError(_one_line(name_or_path, error)) from error
+    merged = _merge(f"conf {name_or_path!r}", OmegaConf.structured(Conf), lambda: source)
+    for text in overrides:
+        key = text.split("=")[0]
+        merged = _merge(key, merged, partial(OmegaConf.from_dotlist, [text]))
+    conf = cast(Conf, OmegaConf.to_object(merged))
     if conf.name == "unnamed":
         conf.name = Path(name_or_path).stem
     check_conf(conf)
@@ -190,6 +195,11 @@ def check_conf(conf: Conf) -> None:
     for key, value in _shares(conf):
         if not 0 <= value <= 1:
             raise ConfError(f"{key}={value}: must lie between 0 and 1")
+    if not 0 < conf.data.train_fraction <= 1:
+        given = f"data.train_fraction={conf.data.train_fraction}"
+        raise ConfError(f"{given}: must be above 0 and at most 1")
+    if conf.model.shared_stem and (conf.model.co.name or conf.model.mimic.name):
+        raise ConfError("model.shared_stem=true: only slices of model.base can share its stem")
     _check_devices(conf)
 
 
@@ -203,15 +213,15 @@ def _open_intervals(conf: Conf) -> list[tuple[str, float, float, float]]:
         ("rounds.head_tuning_lr", conf.rounds.head_tuning_lr, 0, float("inf")),
         ("rounds.timeout", conf.rounds.timeout, 0, float("inf")),
         ("devices.alpha", conf.devices.alpha, 0, float("inf")),
-        ("data.train_fraction", conf.data.train_fraction, 0, 1.0000001),
     ]
     if conf.split.by == "fraction":
         intervals.append(("split.device_fraction", conf.split.device_fraction, 0, 1))
     return intervals
 
 
-def _lower_bounds(conf: Conf) -> list[tuple[str, int, int]]:
+def _lower_bounds(conf: Conf) -> list[tuple[str, float, int]]:
     return [
+        ("rounds.max_grad_norm", conf.rounds.max_grad_norm, 0),
         ("seed", conf.seed, 0),
         ("devices.count", conf.devices.count, 1),
         ("devices.classes_per_device", conf.devices.classes_per_device, 1),
@@ -238,7 +248,9 @@ def _shares(conf: Conf) -> list[tuple[str, float]]:
         ("rounds.freeze_statistics_after", conf.rounds.freeze_statistics_after),
         ("rounds.min_replies", conf.rounds.min_replies),
         ("rounds.momentum", conf.rounds.momentum),
+        ("rounds.weight_decay", conf.rounds.weight_decay),
         ("pretrain.momentum", conf.pretrain.momentum),
+        ("pretrain.weight_decay", conf.pretrain.weight_decay),
     ]
 
 
@@ -258,16 +270,41 @@ def _conf_source(name_or_path: str) -> Any:
             text = Path(name_or_path).read_text()
         except OSError as error:
             raise ConfError(f"conf {name_or_path!r}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfError(f"conf {name_or_path!r}: is not UTF-8 text") from error
     else:
         allowed = ", ".join(conf_names())
         raise ConfError(f"conf {name_or_path!r}: expected one of {allowed}, or a path to a .yaml")
     try:
         source = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ConfError(_one_line(name_or_path, error)) from error
+        raise ConfError(_one_line(f"conf {name_or_path!r}", error)) from error
     if not isinstance(source, dict):
         raise ConfError(f"conf {name_or_path!r}: expected a mapping of keys to values")
     return source
+
+
+def _merge(where: str, base: Any, layer: Callable[[], Any]) -> Any:
+    """Lay one layer of values over the others; ``where`` names it should it not fit."""
+    try:
+        values = OmegaConf.create(layer())
+        _check_sections(Conf, values)
+        return OmegaConf.merge(base, values)
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+        raise ConfError(_one_line(where, error)) from error
+
+
+def _check_sections(kind: Any, layer: Any, prefix: str = "") -> None:
+    """Raise ConfError where a plain value stands in the place of a section."""
+    for section in fields(kind):
+        child = get_type_hints(kind)[section.name]
+        if section.name not in layer or not is_dataclass(child):
+            continue
+        value = layer[section.name]
+        if not isinstance(value, DictConfig):
+            keys = ", ".join(f.name for f in fields(child))
+            raise ConfError(f"{prefix}{section.name}={value}: is a section with keys {keys}")
+        _check_sections(child, value, f"{prefix}{section.name}.")
 
 
 def _one_line(where: str, error: Exception) -> str:
@@ -277,4 +314,4 @@ def _one_line(where: str, error: Exception) -> str:
         parent = getattr(error, "parent_node", None)
         allowed = ", ".join(sorted(parent)) if parent is not None else ""
         return f"{key}: unknown key; allowed here: {allowed}"
-    return f"{key}: {text}" if key else f"conf {where!r}: {text}"
+    return f"{key or where}: {text}"

@@ -91,6 +91,7 @@ class DcCclClient(NumPyClient):
                 lr=config["lr"],
                 momentum=config["momentum"],
                 weight_decay=config["weight-decay"],
+                max_grad_norm=config["max-grad-norm"],
                 freeze_statistics=config["freeze-statistics"],
             )
             train_loss, train_accuracy = train_controlled(

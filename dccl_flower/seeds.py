@@ -15,7 +15,7 @@ _GLOBAL_RNG = threading.RLock()
 
 def derive_seed(seed: int, *keys: str | int) -> int:
     """Return a 63-bit seed that depends on every key and on their order."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *keys))).encode()).digest()
+    digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

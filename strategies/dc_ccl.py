@@ -154,6 +154,7 @@ class DcCcl(FedAvg):
             lr=learning_rate(rounds.lr_schedule, rounds.lr, server_round, rounds.count),
             momentum=rounds.momentum,
             weight_decay=rounds.weight_decay,
+            max_grad_norm=rounds.max_grad_norm,
             freeze_statistics=self._freeze_statistics and is_late,
         )
 

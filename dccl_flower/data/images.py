@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,8 @@ def open_images(conf: DataConf) -> Images:
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder aside and rename it, so that readers see all of it or nothing."""
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    aside.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         fill(aside)
         aside.rename(folder)
@@ -107,11 +108,12 @@ def _parquet_files(path: str) -> dict[str, list[str]]:
 
 
 def _decode(conf: DataConf, folder: Path) -> None:
-    if conf.name == "digits" and conf.path is None:
+    if conf.name == "digits" and not conf.path:
         return _decode_digits(conf, folder)
     splits = _load_splits(conf)
     for split in ("train", "test"):
         _decode_split(conf, splits[split], folder, split)
+    _check_same_shape(folder, f"data.image_column={conf.image_column}")
     if conf.group_column is not None:
         _, codes = np.unique(np.asarray(splits["train"][conf.group_column]), return_inverse=True)
         np.save(folder / "groups.npy", codes.astype(np.int64))
@@ -122,17 +124,20 @@ def _load_splits(conf: DataConf) -> DatasetDict:
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
-    if conf.path is not None:
-        splits = load_dataset("parquet", data_files=_parquet_files(conf.path))
-    else:
-        try:
+    key = f"data.path={conf.path}" if conf.path else f"data.name={conf.name}"
+    try:
+        if conf.path:
+            splits = load_dataset("parquet", data_files=_parquet_files(conf.path))
+        else:
             splits = load_dataset(conf.name)
-        except Exception as error:  # the hub client raises many kinds
-            cause = str(error).splitlines()[0]
-            raise ConfError(f"data.name={conf.name}: cannot be loaded ({cause})") from error
+    except ConfError:
+        raise
+    except Exception as error:  # hub client and readers raise many kinds
+        cause = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ConfError(f"{key}: cannot be loaded ({cause})") from error
     for split in ("train", "test"):
         if split not in splits:
-            raise ConfError(f"data.name={conf.name}: has no split {split!r}, only {list(splits)}")
+            raise ConfError(f"{key}: has no split {split!r}, only {', '.join(splits)}")
     columns = splits["train"].column_names
     for key in ("image_column", "label_column", "group_column"):
         name = getattr(conf, key)
@@ -145,8 +150,12 @@ def _decode_split(conf: DataConf, rows: Dataset, folder: Path, split: str) -> No
     from datasets import Image
 
     mode = "RGB" if conf.rgb else None
-    rows = rows.cast_column(conf.image_column, Image(mode=mode))
-    first = _as_array(rows[0][conf.image_column])
+    column = f"data.image_column={conf.image_column}"
+    try:
+        rows = rows.cast_column(conf.image_column, Image(mode=mode))
+        first = _as_array(rows[0][conf.image_column])
+    except (NotImplementedError, TypeError, ValueError, OSError) as error:
+        raise ConfError(f"{column}: holds no images") from error
     target = np.lib.format.open_memmap(
         folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *first.shape)
     )
@@ -157,13 +166,19 @@ def _decode_split(conf: DataConf, rows: Dataset, folder: Path, split: str) -> No
             if array.shape != first.shape:
                 row = start + offset
                 shapes = f"{array.shape}, others have {first.shape}"
-                raise ConfError(f"data.image_column={conf.image_column}: row {row} is {shapes}")
+                raise ConfError(f"{column}: row {row} is {shapes}")
             target[start + offset] = array
     target.flush()
     labels = np.asarray(rows[conf.label_column])
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise ConfError(f"data.label_column={conf.label_column}: labels must be integers from 0")
     np.save(folder / f"{split}_labels.npy", labels.astype(np.int64))
+
+
+def _check_same_shape(folder: Path, column: str) -> None:
+    shapes = [np.load(folder / f"{s}.npy", mmap_mode="r").shape[1:] for s in ("train", "test")]
+    if shapes[0] != shapes[1]:
+        raise ConfError(f"{column}: train images are {shapes[0]}, test images {shapes[1]}")
 
 
 def _as_array(image: Any) -> np.ndarray:

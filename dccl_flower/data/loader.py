@@ -49,19 +49,22 @@ class ImageLoader:
         return replace(self, targets=targets)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for chosen in torch.arange(self.num_samples).split(self.batch_size):
+        for chosen in self._chunks(torch.arange(self.num_samples)):
             yield self._pixels(chosen), self.targets[chosen]
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield every sample once in random order; a last batch of one sample is left out."""
         order = torch.randperm(self.num_samples, generator=generator)
-        for chosen in order.split(self.batch_size):
+        for chosen in self._chunks(order):
             if len(chosen) == 1 and self.num_samples > 1:
                 continue
             pixels = self._pixels(chosen)
             if self.augment == "flip_crop":
                 pixels = flip_crop(pixels, generator)
             yield pixels, self.targets[chosen]
+
+    def _chunks(self, order: Tensor) -> tuple[Tensor, ...]:
+        return order.split(self.batch_size) if len(order) else ()
 
     def _pixels(self, chosen: Tensor) -> Tensor:
         return normalise(self.images[self.rows[chosen.numpy()]], self.mean, self.std)

@@ -23,8 +23,9 @@ def partition(
     """
     if conf.count > len(rows):
         raise ConfError(f"devices.count={conf.count}: there are only {len(rows)} device samples")
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
+    disable_progress_bars()
     order = numpy_generator(seed, "partition").permutation(rows)
     columns = {"row": order, "label": labels[order]}
     if groups is not None:

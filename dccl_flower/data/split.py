@@ -61,13 +61,21 @@ def split_sides(labels: np.ndarray, rows: np.ndarray, conf: SplitConf, seed: int
 def hold_out(
     labels: np.ndarray, rows: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (training part, validation part) of ``rows``, stratified by class."""
+    """Return (training part, validation part) of ``rows``, stratified by class.
+
+    Every class keeps a training sample. Raises ConfError where none is left to validate on.
+    """
     draw = numpy_generator(seed, "validation")
+    if not len(rows):
+        raise ConfError("split.mix: leaves the cloud no samples")
     parts = []
     for label in np.unique(labels[rows]):
         of_class = rows[labels[rows] == label]
-        parts.append(draw.choice(of_class, max(1, round(len(of_class) * share)), replace=False))
+        wanted = min(max(1, round(len(of_class) * share)), len(of_class) - 1)
+        parts.append(draw.choice(of_class, wanted, replace=False))
     validation = np.sort(np.concatenate(parts))
+    if not len(validation):
+        raise ConfError(f"data.validation={share}: the cloud has one sample a class, none to spare")
     return np.setdiff1d(rows, validation), validation
 
 
@@ -94,6 +102,8 @@ def _check_classes(conf: SplitConf, classes: list[int]) -> None:
     for key, values in lists.items():
         if not values:
             raise ConfError(f"{key}=[]: must name at least one class of {classes}")
+        if len(set(values)) < len(values):
+            raise ConfError(f"{key}={values}: names a class twice")
         for value in values:
             if value not in classes:
                 raise ConfError(f"{key}={values}: class {value} is not among {classes}")

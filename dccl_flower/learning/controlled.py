@@ -26,6 +26,7 @@ class LocalRecipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     freeze_statistics: bool = False
+    max_grad_norm: float = 0.0
 
 
 def train_controlled(
@@ -52,6 +53,8 @@ def train_controlled(
         step_loss = loss(logits, labels)
         optimizer.zero_grad()
         step_loss.backward()
+        if recipe.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(trainable, recipe.max_grad_norm)
         optimizer.step()
         total += step_loss.item() * len(labels)
         correct += int((logits.argmax(1) == labels).sum())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dccl_flower.models.frozen import Frozen
+
 CHANNELS_PER_GROUP = 4
 
 
@@ -14,10 +16,11 @@ def to_group_norm(model: nn.Module) -> None:
     Group norm knows no batch statistics, so sides with different classes can be averaged
     (Wu and He, arXiv 1803.08494). Activations that a library fused into its norm layer stay.
     """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm) and child.affine:
-                setattr(parent, name, _group_norm_like(child))
+    for name, child in list(model.named_children()):
+        if isinstance(child, _BatchNorm) and child.affine:
+            setattr(model, name, _group_norm_like(child))
+        elif not isinstance(child, Frozen):
+            to_group_norm(child)
 
 
 def _group_norm_like(batch_norm: _BatchNorm) -> nn.Module:

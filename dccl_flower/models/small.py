@@ -37,7 +37,7 @@ def conv_block(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def small_cnn(in_channels: int, num_classes: int) -> PlainCNN:
-    """Build a net of 0.2 M parameters for images of 8x8 up to 28x28."""
+    """Build a net of 0.26 M parameters for images of 8x8 up to 28x28."""
     return PlainCNN([64, 64, "pool", 128, 128], in_channels, num_classes)
 
 

@@ -157,17 +157,14 @@ def test_a_section_cannot_be_null(section):
     assert section in refusal(f"{section}=null")
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the class DataConf, not the key")
 def test_a_section_cannot_be_a_number():
-    assert refusal("data=3").startswith("data: ")
+    assert refusal("data=3").startswith("data=3: ")
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="OmegaConf's TypeError gets through")
 def test_an_override_of_one_item_of_a_list_is_refused():
     assert "split.cloud_classes" in refusal("split.cloud_classes[0]=3")
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="read_text is not guarded")
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\xff")
@@ -280,7 +277,7 @@ def test_check_conf_looks_at_a_conf_made_in_python():
 
 @pytest.mark.parametrize("name", conf_names())
 def test_a_dumped_conf_loads_back_equal(tmp_path, name):
-    conf = load_conf(name, ["seed=5", "devices.per_round=2", "model.co.name=timm/resnet18"])
+    conf = load_conf(name, ["seed=5", "devices.per_round=2", "model.base=timm/resnet18"])
     assert load_conf(write_yaml(tmp_path, dump_conf(conf))) == conf
 
 

@@ -173,7 +173,6 @@ def test_endless_refuses_an_empty_loader(empty):
         next(endless(empty, generator()))
 
 
-@pytest.mark.xfail(strict=True, reason="torch splits nothing into one empty batch")
 def test_an_image_loader_without_samples_yields_no_batch():
     loader = make_loader(rows=[])
     assert len(list(loader)) == len(loader) == 0

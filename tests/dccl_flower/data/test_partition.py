@@ -56,7 +56,8 @@ def test_the_partition_follows_the_seed_alone(devices):
 
 
 def test_the_sizes_of_a_dirichlet_draw_follow_the_seed():
-    sizes = {tuple(map(len, parts(seed, partitioner="dirichlet", count=4))) for seed in range(4)}
+    devices = {"partitioner": "dirichlet", "count": 4, "alpha": 1.0}
+    sizes = {tuple(len(part) for part in parts(seed=seed, **devices)) for seed in range(4)}
     assert len(sizes) > 1
 
 

@@ -47,7 +47,6 @@ def test_another_process_that_was_faster_wins(tmp_path):
     assert (tmp_path / "x" / "a").read_text() == "fast"
 
 
-@pytest.mark.xfail(strict=True, raises=FileExistsError, reason="process ids are used again")
 def test_what_a_killed_process_left_aside_is_no_obstacle(tmp_path):
     (tmp_path / f"x.{os.getpid()}").mkdir()
     write_folder(tmp_path / "x", lambda target: fill(target))

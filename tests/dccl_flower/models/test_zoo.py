@@ -101,9 +101,10 @@ def test_known_models_pass(name, in_channels):
         "torchvision/raft_large",
     ],
 )
-def test_unknown_models_are_refused_with_key_and_choice(name):
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_unknown_models_are_refused_with_key_and_choice(name, in_channels):
     with pytest.raises(ConfError) as caught:
-        check_model("model.co.name", name, 3)
+        check_model("model.co.name", name, in_channels)
     assert str(caught.value) == (
         f"model.co.name={name}: unknown model; "
         "allowed are small_cnn, vgg16_cifar, timm/*, torchvision/*"
