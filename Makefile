@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# The published rule on the same data, steps and budget as the default confs.
+PUBLISHED := loss=ce rounds.lr_schedule=last_two_halved
+FASHION := $(if $(DATA),data.path=$(DATA)/fashion_mnist)
+
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,6 +33,16 @@ integration: .venv/installed  ## tests through the real flwr run
 test-slow: .venv/installed  ## the wheel in a clean environment, and long runs
 	$(BIN)/pytest -m slow
 
+results: .venv/installed  ## the README's table: three seeds, DATA=folder with fashion_mnist/
+	for seed in 0 1 2; do \
+	  $(BIN)/dccl run digits --seed $$seed --output runs/results/digits-$$seed && \
+	  $(BIN)/dccl run digits $(PUBLISHED) --seed $$seed --output runs/results/digits-published-$$seed && \
+	  $(BIN)/dccl run fashion_mnist $(FASHION) --seed $$seed --output runs/results/fashion-$$seed && \
+	  $(BIN)/dccl run fashion_mnist $(FASHION) $(PUBLISHED) --seed $$seed \
+	    --output runs/results/fashion-published-$$seed || exit 1; \
+	done
+	$(BIN)/dccl summary runs/results/*
+
 clean:  ## remove the environment and everything built
 	rm -rf .venv .lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
@@ -39,4 +53,4 @@ clean:  ## remove the environment and everything built
 	$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-.PHONY: help demo test lint unit integration test-slow clean
+.PHONY: help demo test lint unit integration test-slow results clean

@@ -68,6 +68,15 @@ def run(
         console.print(f"  {name}")
 
 
+@cli.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+def summary(folders: tuple[Path, ...]) -> None:
+    """Print a Markdown table over run directories; those that differ by seed share a row."""
+    from dccl_flower.simulations.summary import summarise
+
+    click.echo(summarise(folders))
+
+
 def main() -> None:
     """Run the command; every error is one line on stderr and an exit code.
 

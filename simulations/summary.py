@@ -1,0 +1,91 @@
+"""``dccl summary``: a table over runs that differ by their seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dccl_flower.config import ConfError, conf_names, load_conf
+
+# What changes where or how a run is computed, but not what it is an experiment of.
+PLACE_KEYS = ("seed", "name", "data.path", "devices.store", "runtime.")
+Value = Callable[[dict[str, Any]], float]
+
+COLUMNS: dict[str, tuple[Value, str]] = {
+    "cloud submodel, %": (lambda r: 100 * r["cloud_submodel"]["accuracy"], ".1f"),
+    "cloud + co, %": (lambda r: 100 * r["final"]["accuracy"], ".1f"),
+    "gain, points": (
+        lambda r: 100 * (r["final"]["accuracy"] - r["cloud_submodel"]["accuracy"]),
+        "+.1f",
+    ),
+    "cloud classes, %": (lambda r: 100 * r["final"]["accuracy_cloud_classes"], ".1f"),
+    "device classes, %": (lambda r: 100 * r["final"]["accuracy_device_classes"], ".1f"),
+    "plug-in gap, points": (lambda r: 100 * r["final"]["plug_in_gap"], "+.1f"),
+    "MB a device": (lambda r: sum(r["wire"].values()) / 1e6 / r["conf"]["devices"]["count"], ".2f"),
+    "seconds": (lambda r: r["seconds"]["total"], ".0f"),
+}
+
+
+def summarise(folders: Iterable[Path]) -> str:
+    """Return a Markdown table, a row for the runs that differ by their seed alone.
+
+    Values are means over seeds, with the sample standard deviation where there are several.
+    Raises ConfError for a folder without results and for one seed given twice.
+    """
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for folder in folders:
+        results = _read(folder)
+        runs = rows.setdefault(_label(results["conf"]), {})
+        if results["seed"] in runs:
+            raise ConfError(f"{folder}: seed {results['seed']} of this experiment is given twice")
+        runs[results["seed"]] = results
+    lines = [
+        f"| run | seeds | {' | '.join(COLUMNS)} |",
+        f"|---|---|{'---:|' * len(COLUMNS)}",
+    ]
+    for label, runs in rows.items():
+        seeds = ", ".join(map(str, sorted(runs)))
+        lines.append(f"| `{label}` | {seeds} | {' | '.join(_cells(list(runs.values())))} |")
+    return "\n".join(lines)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfError(f"{folder}: holds no results.json of a finished run") from error
+
+
+def _label(conf: dict[str, Any]) -> str:
+    """Return the configuration's name and what was set differently from the one of that name."""
+    name = conf["name"]
+    own = _flat(asdict(load_conf(name))) if name in conf_names() else {}
+    changed = [
+        f"{key}={value}"
+        for key, value in _flat(conf).items()
+        if own.get(key) != value and not key.startswith(PLACE_KEYS) and name in conf_names()
+    ]
+    return " ".join([name, *changed])
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _cells(runs: list[dict[str, Any]]) -> list[str]:
+    cells = []
+    for value, style in COLUMNS.values():
+        values = [value(run) for run in runs]
+        spread = f" ± {stdev(values):{style.lstrip('+')}}" if len(values) > 1 else ""
+        cells.append(f"{mean(values):{style}}{spread}")
+    return cells
