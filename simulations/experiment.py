@@ -21,7 +21,7 @@ from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
 from dccl_flower.models.build import build_device_modules, build_submodels, check_models
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 200
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,10 @@ def by_flwr(tmp_path_factory):
                 command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
             )
             assert (home / name / "results.json").exists(), done.stdout[-3000:]
+        command = [BIN / "flwr", "run", ".", "--stream", "--run-config"]
+        command.append(f"output='{home / 'example.json'}'")
+        place = ROOT / "examples" / "own_project"
+        subprocess.run(command, cwd=place, env=env, capture_output=True, check=False)
         yield home
     finally:
         for process in psutil.process_iter(["cmdline"]):
@@ -154,6 +158,13 @@ def test_workers_and_nodes_do_not_change_the_numbers(by_dccl, by_flwr):
     assert accuracies[0] == accuracies[1] == accuracies[2]
     state = load_file(folders[0] / "models" / "co_submodel.safetensors")
     assert any(name.endswith("running_var") for name in state)
+
+
+def test_the_example_project_learns_its_device_classes(by_flwr):
+    rounds = json.loads((by_flwr / "example.json").read_text())
+    assert rounds["0"]["accuracy-device-classes"] < 0.05
+    assert rounds["15"]["accuracy-device-classes"] > 0.3
+    assert rounds["15"]["accuracy"] > rounds["0"]["accuracy"] + 0.05
 
 
 def test_a_failed_run_tells_cause_and_log_in_one_line(tmp_path):
