@@ -44,7 +44,7 @@ def _draw_accuracies(axes: Axes, results: Results) -> None:
         "mimic alone": (results.mimic.accuracy, ":"),
     }
     if (gain := results.conf["target_gain"]) is not None:
-        lines[f"target: cloud submodel + {gain:.0%}"] = (cloud_only + gain, "-.")
+        lines[f"target: cloud submodel + {100 * gain:.0f} points"] = (cloud_only + gain, "-.")
     for label, (value, style) in lines.items():
         axes.axhline(value, color="0.3", linestyle=style, linewidth=1.2, label=label)
     axes.set_ylabel("accuracy")
