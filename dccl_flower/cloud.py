@@ -15,7 +15,7 @@ from dccl_flower.learning.distil import distil
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.head_tuning import head_gradient
-from dccl_flower.learning.losses import LOSSES, Loss
+from dccl_flower.learning.losses import Loss, make_loss
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.learning.samples import class_counts, take_exemplars
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
@@ -61,6 +61,7 @@ class Cloud:
         self._seed = seed
         self._torch_device = torch_device
         self._on_progress = on_progress
+        self._counts: Tensor | None = None
 
     def prepare(self) -> None:
         """Pretrain the cloud submodel, share its stem, distil the mimic; only once."""
@@ -98,10 +99,12 @@ class Cloud:
             )
         return self.co_state()
 
-    def head_gradient(self, state: State, loss: str, num_batches: int, server_round: int) -> State:
+    def head_gradient(
+        self, state: State, loss: str, num_batches: int, server_round: int, step: int
+    ) -> State:
         """Return the mean gradient of the head over some of the cloud's batches."""
         load_exchanged(self.co_submodel, state)
-        keys = ("head", "cloud", "round", server_round)
+        keys = ("head", "cloud", "round", server_round, step)
         with isolated_rng(self._seed, *keys, "torch"):
             gradient, _ = head_gradient(
                 self.co_submodel,
@@ -149,7 +152,13 @@ class Cloud:
         self.prepared = True
 
     def _loss(self, name: str) -> Loss:
-        return LOSSES[name](class_counts(self._co_loader, self.num_classes))
+        return make_loss(name, self._class_counts)
+
+    def _class_counts(self) -> Tensor:
+        if self._counts is None:
+            with isolated_rng(self._seed, "class counts"):
+                self._counts = class_counts(self._co_loader, self.num_classes)
+        return self._counts
 
     def _run_phase(self, phase: str, work: Callable[[torch.Generator, str], None]) -> None:
         with isolated_rng(self._seed, phase, "torch"):

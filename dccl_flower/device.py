@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,13 +19,14 @@ from dccl_flower.device_store import DeviceStore
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.head_tuning import head_gradient
-from dccl_flower.learning.losses import LOSSES, Loss
+from dccl_flower.learning.losses import Loss, make_loss
 from dccl_flower.learning.samples import (
     class_counts,
     num_samples,
     replayed_counts,
     with_exemplars,
 )
+from dccl_flower.memory import peak_rss_mb
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
 from dccl_flower.models.zoo import find_head
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -35,12 +34,6 @@ from dccl_flower.seeds import isolated_rng, torch_generator
 BLOBS = ("mimic", "exemplars")
 Arrays = list[np.ndarray]
 Metrics = dict[str, Any]
-
-
-def peak_rss_mb() -> float:
-    """Return the largest resident size of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 class DcCclClient(NumPyClient):
@@ -162,11 +155,13 @@ class DcCclClient(NumPyClient):
         return batches if exemplars is None else with_exemplars(batches, exemplars, generator)
 
     def _loss(self, loader: Loader, exemplars: dict[str, Tensor] | None, config: Metrics) -> Loss:
-        counts = class_counts(loader, self._num_classes)
-        if exemplars is not None:
-            counts = replayed_counts(counts, exemplars)
-        return LOSSES[config["loss"]](counts)
+        def counts() -> Tensor:
+            own = class_counts(loader, self._num_classes)
+            return own if exemplars is None else replayed_counts(own, exemplars)
+
+        return make_loss(config["loss"], counts)
 
 
 def _turn_keys(config: Metrics, purpose: str) -> tuple[str | int, ...]:
-    return (purpose, "device", config["device"], "round", config["server-round"])
+    keys = (purpose, "device", config["device"], "round", config["server-round"])
+    return (*keys, config["head-step"]) if "head-step" in config else keys

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from dccl_flower.config import ConfError, load_conf
+from dccl_flower.config import ConfError
+from dccl_flower.config_loading import absolute_paths, load_conf
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,21 +47,21 @@ def run(
     flags = {"seed": seed, "runtime.workers": workers, "runtime.threads": threads}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     given += ["runtime.gpu=true"] if gpu else []
-    loaded = load_conf(conf, [*overrides, *given])
+    loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
-    from dccl_flower.simulations.display import Display, results_table
-    from dccl_flower.simulations.experiment import open_experiment
-    from dccl_flower.simulations.run_folder import check_folder, default_folder
-    from dccl_flower.simulations.runner import run_simulation
-    from dccl_flower.simulations.superlink import choose_port
+    from .display import Display, results_table
+    from .experiment import open_experiment
+    from .run_folder import check_folder, default_folder
+    from .runner import run_simulation
+    from .superlink import choose_port
 
     folder = (output or default_folder(loaded)).expanduser().resolve()
     check_folder(folder)
-    choose_port(port)
+    chosen_port = choose_port(port)
     with Display() as display:
         display.note("preparing the data")
-        open_experiment(loaded)
-        run_simulation(loaded, folder, port, display)
+        open_experiment(loaded).device_modules()
+        run_simulation(loaded, folder, chosen_port, display)
     console = Console(highlight=False)
     console.print(results_table(json.loads((folder / "results.json").read_text())))
     console.print(f"run directory: {folder}", soft_wrap=True)
@@ -72,7 +73,7 @@ def run(
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 def summary(folders: tuple[Path, ...]) -> None:
     """Print a Markdown table over run directories; those that differ by seed share a row."""
-    from dccl_flower.simulations.summary import summarise
+    from .summary import summarise
 
     click.echo(summarise(folders))
 
@@ -83,14 +84,16 @@ def main() -> None:
     0: done. 1: the run failed. 2: bad usage or configuration. 130: interrupted.
     """
     try:
-        cli(standalone_mode=False)
+        cli(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (ConfError, click.ClickException) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
         sys.exit(_fail(text, BAD_USAGE))
     except (KeyboardInterrupt, click.Abort):
         sys.exit(_fail("interrupted", INTERRUPTED))
-    except Exception as error:
-        from dccl_flower.simulations.superlink import RunError
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILED))
+    except RuntimeError as error:
+        from .superlink import RunError
 
         if not isinstance(error, RunError):
             raise

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from dccl_flower.simulations.experiment import cached_experiment, device_store
 from flwr.app import Context
 from torch import nn
 
 from dccl_flower.device import DcCclClient
 from dccl_flower.flower.numpy_client_app import numpy_client_app
+
+from .experiment import cached_experiment, device_store
 
 
 def client_fn(context: Context) -> DcCclClient:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+PLAIN_SECONDS = 10.0
 PHASES = {"pretrain": "pretraining the cloud submodel", "distil": "distilling the mimic"}
 
 
@@ -22,6 +23,7 @@ class Display:
         self._task = TaskID(0)
         self._title = ""
         self._bytes = 0
+        self._phase_began = self._said_at = 0.0
         self._seconds: list[float] = []
 
     def __enter__(self) -> Self:
@@ -53,7 +55,9 @@ class Display:
 
     def show(self, event: dict[str, Any]) -> None:
         """Show one event; those that need no word are passed over."""
-        if event["event"] == "phase":
+        if event["event"] == "started":
+            self._phase_began = event["time"]
+        elif event["event"] == "phase":
             self._show_phase(event)
         elif event["event"] == "round":
             self._show_round(event)
@@ -62,8 +66,16 @@ class Display:
         done, total, title = event["done"], event["total"], PHASES[event["phase"]]
         if self._progress is not None:
             self._advance(title, done, total, f"epoch {done}/{total}")
-        elif done == total:
+            return
+        if done == 1 or title != self._title:
+            self._title, self._said_at = title, self._phase_began
+        left = (event["time"] - self._phase_began) / done * (total - done)
+        if done == total:
             self._say(f"{title}: {total} epochs done")
+            self._phase_began = event["time"]
+        elif event["time"] - self._said_at > PLAIN_SECONDS:
+            self._said_at = event["time"]
+            self._say(f"{title}: epoch {done}/{total}, about {left:.0f} s left")
 
     def _show_round(self, event: dict[str, Any]) -> None:
         done, total = event["round"], event["total"]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from dccl_flower.cloud import Cloud, OnProgress
-from dccl_flower.config import Conf, ConfError, load_conf
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import Images, open_images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
@@ -93,18 +92,16 @@ def open_experiment(conf: Conf) -> Experiment:
         raise ConfError("runtime.gpu=true: torch sees no GPU here")
     images = open_images(conf.data)
     check_models(conf.model, images.shape[0])
-    return Experiment(conf, images, open_plan(conf, images))
+    plan = open_plan(conf, images)
+    if conf.exemplars > len(plan.cloud):
+        raise ConfError(f"exemplars={conf.exemplars}: the cloud has {len(plan.cloud)} samples")
+    return Experiment(conf, images, plan)
 
 
 @cache
 def cached_experiment(name_or_path: str, overrides: str) -> Experiment:
     """Return the experiment of a run, built once a process."""
     return open_experiment(load_conf(name_or_path, shlex.split(overrides)))
-
-
-def run_experiment(run_config: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that Flower's run config names by ``conf`` and ``overrides``."""
-    return cached_experiment(str(run_config["conf"]), str(run_config["overrides"]))
 
 
 def device_store(conf: Conf, run_id: int) -> Path:

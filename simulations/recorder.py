@@ -6,16 +6,17 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from dccl_flower.simulations.events import EventWriter
 from dccl_flower.strategies import DcCcl
 from flwr.app import ArrayRecord, MetricRecord
 from torch.utils.tensorboard import SummaryWriter
 
-from dccl_flower.device import peak_rss_mb
 from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
+from dccl_flower.memory import peak_rss_mb
 from dccl_flower.results import RoundResult, append_round
+
+from .events import EventWriter
 
 
 class Recorder:

@@ -6,9 +6,9 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from dccl_flower.simulations.events import EVENTS_FILE
-
 from dccl_flower.config import Conf, ConfError
+
+from .events import EVENTS_FILE
 
 CONF_FILE, LOG_FILE = "conf.yaml", "flower.log"
 MADE_BY_RUNNER = {CONF_FILE, LOG_FILE}
@@ -17,18 +17,21 @@ MADE_BY_RUNNER = {CONF_FILE, LOG_FILE}
 def default_folder(conf: Conf) -> Path:
     """Return ``runs/NAME-seedS-TIME`` below the working directory."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    return Path.cwd() / "runs" / f"{conf.name}-seed{conf.seed}-{stamp}"
+    return Path.cwd() / "runs" / f"{Path(conf.name).name}-seed{conf.seed}-{stamp}"
 
 
 def check_folder(folder: Path) -> None:
     """Raise ConfError unless the folder is new or empty and can be written."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfError(f"output={folder}: is a file; expected a new directory")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfError(f"output={folder}: is not empty; expected a new directory")
-    above = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfError(f"output={folder}: {above} cannot be written")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ConfError(f"output={folder}: is a file; expected a new directory")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfError(f"output={folder}: is not empty; expected a new directory")
+        above = next(parent for parent in [folder, *folder.parents] if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise ConfError(f"output={folder}: {above} cannot be written")
+    except OSError as error:
+        raise ConfError(f"output={folder}: {error.strerror}") from error
 
 
 def make_folder(folder: Path) -> None:

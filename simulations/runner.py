@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from dccl_flower.simulations.display import Display
-from dccl_flower.simulations.events import EventReader
-from dccl_flower.simulations.run_folder import CONF_FILE, LOG_FILE, make_folder
-from dccl_flower.simulations.superlink import RunError, SuperLink, choose_port
+from dccl_flower.config import Conf
+from dccl_flower.config_loading import dump_conf
 
-from dccl_flower.config import Conf, dump_conf
+from .display import Display
+from .events import EventReader
+from .run_folder import CONF_FILE, LOG_FILE, make_folder
+from .superlink import RunError, SuperLink
 
 MAX_DEFAULT_NODES = 100
 POLL_SECONDS = 0.3
@@ -44,28 +44,26 @@ output = {output}
 """
 
 
-def run_simulation(conf: Conf, folder: Path, port: int | None, display: Display) -> None:
+def run_simulation(conf: Conf, folder: Path, port: int, display: Display) -> None:
     """Run one experiment and leave its results in ``folder``.
 
-    Raises ConfError before anything is written or started, RunError where the run fails.
+    Raises ConfError before anything is started, RunError with the log's path where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
     """
-    chosen_port = choose_port(port)
     make_folder(folder)
     (folder / CONF_FILE).write_text(dump_conf(conf))
+    log_path = folder / LOG_FILE
     display.note("starting Flower")
-    with _signals_as_interrupts(), tempfile.TemporaryDirectory(prefix="dccl-") as home:
+    home_folder = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
+    with _signals_as_interrupts(), home_folder as home:
         app = Path(home) / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(_app_toml(folder))
-        log_path = folder / LOG_FILE
-        with SuperLink(Path(home), log_path, chosen_port) as superlink:
-            run_id = superlink.submit(app, federation(conf))
-            try:
-                _follow(superlink, run_id, EventReader(folder), display)
-            except RunError as error:
-                superlink.append_app_log(run_id)
-                raise RunError(f"{error} (log: {log_path})") from error
+        try:
+            with SuperLink(Path(home), log_path, port) as superlink:
+                _submit_and_follow(superlink, app, conf, EventReader(folder), display)
+        except RunError as error:
+            raise RunError(f"{error} (log: {log_path})") from error
 
 
 def federation(conf: Conf) -> dict[str, int | float | bool]:
@@ -83,10 +81,21 @@ def federation(conf: Conf) -> dict[str, int | float | bool]:
     return settings
 
 
+def _submit_and_follow(
+    superlink: SuperLink, app: Path, conf: Conf, reader: EventReader, display: Display
+) -> None:
+    run_id = superlink.submit(app, federation(conf))
+    try:
+        _follow(superlink, run_id, reader, display)
+    except RunError:
+        superlink.append_app_log(run_id)
+        raise
+
+
 def _follow(superlink: SuperLink, run_id: str, reader: EventReader, display: Display) -> None:
     """Show events until the run ends. Raises RunError with the cause where it failed."""
     started = asked = time.monotonic()
-    heard, lost_one, processes = False, False, 0
+    heard, lost_one, processes, ended = False, False, 0, ""
     while True:
         for event in reader.new_events():
             heard = True
@@ -95,29 +104,31 @@ def _follow(superlink: SuperLink, run_id: str, reader: EventReader, display: Dis
             display.show(event)
             if event["event"] == "finished":
                 return
+        if ended:  # and it has not said how itself
+            raise RunError(ended)
         now, alive = time.monotonic(), superlink.num_processes()
         lost_one = lost_one or alive < processes
         # Asking costs a second of CPU: ask soon after a process has gone, and else now and then.
         if now - asked > (SOON_SECONDS if lost_one else STATUS_SECONDS):
             asked, lost_one = now, False
-            _check_status(*superlink.status(run_id), reader)
+            ended = _how_it_ended(superlink, run_id)
         if not heard and now - started > START_SECONDS:
             raise RunError(f"the run did not start within {START_SECONDS:.0f} s")
         processes = alive
         time.sleep(POLL_SECONDS)
 
 
-def _check_status(status: str, details: str, reader: EventReader) -> None:
-    """Raise RunError where the run has ended without telling so itself."""
+def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
+    """Return what Flower says of a run that has ended; nothing while it goes on or is silent."""
+    if not superlink.is_alive():
+        return "the SuperLink has died"
+    try:
+        status, details = superlink.status(run_id)
+    except RunError:
+        return ""  # a busy machine answers late; the next question may fare better
     if not status.startswith("finished"):
-        return
-    last: dict[str, Any] = {}
-    for event in reader.new_events():
-        last = event
-    if last.get("event") == "failed":
-        raise RunError(last["cause"])
-    if last.get("event") != "finished":
-        raise RunError(f"Flower reports {status}: {' '.join(details.split()) or 'no details'}")
+        return ""
+    return f"Flower reports {status}: {' '.join(details.split()) or 'no details'}"
 
 
 def _app_toml(folder: Path) -> str:
@@ -140,7 +151,9 @@ def _signals_as_interrupts() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)  # a second one must not cut the clean-up short
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    # What is ignored stays so: nohup and background jobs count on it.
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:

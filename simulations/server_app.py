@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from dccl_flower.simulations.events import EventWriter
-from dccl_flower.simulations.experiment import Experiment, cached_experiment, device_store
-from dccl_flower.simulations.plots import plot_curves
-from dccl_flower.simulations.recorder import Recorder
-from dccl_flower.simulations.run_folder import CONF_FILE, claim_folder, default_folder
 from dccl_flower.strategies import DcCcl
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower.checkpoint import save_models
 from dccl_flower.cloud import Cloud
-from dccl_flower.config import Conf, ConfError, dump_conf
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import dump_conf
+from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.learning.fusion import FUSIONS
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.results import Results, final_scores, versions
+
+from .events import EventWriter
+from .experiment import Experiment, cached_experiment, device_store
+from .plots import plot_curves
+from .recorder import Recorder
+from .run_folder import CONF_FILE, claim_folder, default_folder
 
 app = ServerApp()
 
@@ -56,6 +60,7 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
     torch.set_num_threads(conf.runtime.server_threads)
     (folder / CONF_FILE).write_text(dump_conf(conf))
     started = time.monotonic()
+    check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
     phases = PhaseClock(events)
     cloud = experiment.cloud(phases.progress)
     cloud.prepare()
@@ -63,15 +68,15 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
     strategy = make_strategy(conf, cloud)
     recorder = Recorder(folder, events, strategy, scorer, conf.rounds.count)
     rounds_started = time.monotonic()
-    strategy.start(
-        grid,
-        strategy.initial_arrays(),
-        num_rounds=conf.rounds.count,
-        timeout=conf.rounds.timeout,
-        evaluate_fn=recorder,
-    )
+    with contextlib.closing(recorder):
+        strategy.start(
+            grid,
+            strategy.initial_arrays(),
+            num_rounds=conf.rounds.count,
+            timeout=conf.rounds.timeout,
+            evaluate_fn=recorder,
+        )
     ended = time.monotonic()
-    recorder.close()
     results = Results(
         conf=asdict(conf),
         seed=conf.seed,

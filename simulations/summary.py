@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from dccl_flower.config import ConfError, conf_names, load_conf
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import conf_names, load_conf
 
 # What changes where or how a run is computed, but not what it is an experiment of.
 PLACE_KEYS = ("seed", "name", "data.path", "devices.store", "runtime.")
@@ -55,19 +56,22 @@ def summarise(folders: Iterable[Path]) -> str:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "results.json").read_text())
-    except (OSError, ValueError) as error:
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        for value, _ in COLUMNS.values():
+            value(results)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfError(f"{folder}: holds no results.json of a finished run") from error
+    return results
 
 
 def _label(conf: dict[str, Any]) -> str:
     """Return the configuration's name and what was set differently from the one of that name."""
     name = conf["name"]
-    own = _flat(asdict(load_conf(name))) if name in conf_names() else {}
+    usual = _flat(asdict(load_conf(name) if name in conf_names() else Conf()))
     changed = [
         f"{key}={value}"
         for key, value in _flat(conf).items()
-        if own.get(key) != value and not key.startswith(PLACE_KEYS) and name in conf_names()
+        if usual.get(key) != value and not key.startswith(PLACE_KEYS)
     ]
     return " ".join([name, *changed])
 

@@ -17,12 +17,23 @@ from typing import IO, Any
 import psutil
 
 from dccl_flower.config import ConfError
+from dccl_flower.data.images import cache_root
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
+
+
+CONNECTION = """\
+[superlink]
+default = "own"
+
+[superlink.own]
+address = "127.0.0.1:{port}"
+insecure = true
+"""
 
 
 class RunError(RuntimeError):
@@ -55,7 +66,8 @@ class SuperLink:
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "FLWR_HOME": str(home),
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(port),
+            # Workers run in another directory, where a relative cache would be another one.
+            "DCCL_CACHE": str(cache_root()),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -65,6 +77,8 @@ class SuperLink:
         }
 
     def __enter__(self) -> SuperLink:
+        # flwr starts a SuperLink of its own where it finds none, unless it is given an address.
+        (self._home / "config.toml").write_text(CONNECTION.format(port=self._port))
         command = [
             "flower-superlink",
             *("--insecure", "--simulation", "--isolation", "subprocess"),
@@ -108,9 +122,13 @@ class SuperLink:
             # The stream ends with the run, which may take its time or hang.
             self._call("log", run_id, "--stream", stdout=log, timeout=LOG_SECONDS)
 
+    def is_alive(self) -> bool:
+        """Tell whether the SuperLink itself runs."""
+        return self._process.poll() is None
+
     def num_processes(self) -> int:
         """Return how many processes live below the SuperLink; 0 once it is dead."""
-        return len(_descendants(self._process.pid)) if self._process.poll() is None else 0
+        return len(_descendants(self._process.pid)) if self.is_alive() else 0
 
     def stop(self) -> None:
         """End the SuperLink and everything it started, gently first."""
@@ -133,6 +151,8 @@ class SuperLink:
                 raise RunError(f"the SuperLink ended with code {self._process.returncode}")
             try:
                 with urllib.request.urlopen(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
+                    pass
+                if self._process.poll() is None:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

@@ -6,6 +6,7 @@ Large Vision Models", arXiv 2303.10361.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -18,12 +19,13 @@ from dccl_flower.cloud import Cloud
 from dccl_flower.config import RoundsConf
 from dccl_flower.flower.courier import Courier, DeviceReply
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.nodes import NodeDirectory
+from dccl_flower.flower.nodes import NodeDirectory, check_node_count
 from dccl_flower.flower.privacy import refuse_with_privacy
 from dccl_flower.flower.wire import to_arrays, to_state
-from dccl_flower.learning.controlled import LocalRecipe, learning_rate
+from dccl_flower.learning.controlled import LocalRecipe, round_recipe
 from dccl_flower.learning.fusion import Fusion, State, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
+from dccl_flower.learning.losses import LOSSES
 from dccl_flower.seeds import numpy_generator
 
 
@@ -54,12 +56,17 @@ class DcCcl(FedAvg):
         seed: int = 0,
         fraction_evaluate: float = 0.0,
     ) -> None:
+        cohort_size = num_devices if devices_per_round is None else devices_per_round
+        if not 1 <= cohort_size <= num_devices:
+            raise ValueError(f"devices_per_round={cohort_size}: must lie in 1..{num_devices}")
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
         super().__init__(fraction_evaluate=fraction_evaluate)
         self.cloud = cloud
         self.ledger = Ledger()
         self.replies: list[DeviceReply] = []
         self._num_devices = num_devices
-        self._cohort_size = devices_per_round or num_devices
+        self._cohort_size = cohort_size
         self._num_nodes = num_nodes
         self._rounds = rounds or RoundsConf()
         self._loss = loss
@@ -74,6 +81,13 @@ class DcCcl(FedAvg):
         self._cloud_copy: Future[State] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cloud")
 
+    def summary(self) -> None:
+        """Log what the rounds will do."""
+        logger = logging.getLogger("flwr")
+        logger.info("\t├──> Devices: %d, a round: %d", self._num_devices, self._cohort_size)
+        logger.info("\t├──> Local steps: %d, loss: %s", self._rounds.local_steps, self._loss)
+        logger.info("\t└──> Weight of the cloud's copy: %.2f", self._rounds.cloud_weight)
+
     def initial_arrays(self) -> ArrayRecord:
         """Return the co-submodel's first state, for ``start(initial_arrays=...)``."""
         return to_arrays(self.cloud.co_state())
@@ -82,9 +96,9 @@ class DcCcl(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the cohort, start the cloud's own training, make one message a device."""
-        courier = self._meet(grid)
         self._co = to_state(arrays)
         refuse_with_privacy(config, self._co, self._fused, self._head_tuning)
+        courier = self._meet(grid)
         self._cohort = self._draw_cohort("cohort", server_round, self._cohort_size)
         self._config = self._round_config(server_round, config)
         messages = courier.messages(self._cohort, arrays, self._config, "train")
@@ -124,20 +138,24 @@ class DcCcl(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the devices' scores by sample count."""
-        replies = list(replies)
+        by_device = {}
         for reply in replies:
             if reply.has_content():
                 self.ledger.received(reply.content)
-        return super().aggregate_evaluate(server_round, replies)
+                (metrics,) = reply.content.metric_records.values()
+                by_device[metrics.pop("device")] = reply
+        in_order = [by_device[device] for device in sorted(by_device)]
+        return super().aggregate_evaluate(server_round, in_order)
 
     def _meet(self, grid: Grid) -> Courier:
         """Do once what takes long: pretrain, distil, and learn which node plays which device."""
         if self._courier is None:
+            check_node_count(len(list(grid.get_node_ids())), self._num_devices)
             self.cloud.prepare()
             blobs = {"mimic": self.cloud.mimic_blob()}
             if self._exemplars > 0:
                 blobs["exemplars"] = self.cloud.exemplar_blob(self._exemplars)
-            directory = NodeDirectory(grid, self._num_devices, self._num_nodes)
+            directory = NodeDirectory(grid, self._num_devices, self.ledger, self._num_nodes)
             minimum, timeout = self._rounds.min_replies, self._rounds.timeout
             self._courier = Courier(grid, directory, self.ledger, blobs, minimum, timeout)
         return self._courier
@@ -147,16 +165,7 @@ class DcCcl(FedAvg):
         return sorted(draw.choice(self._num_devices, size, replace=False).tolist())
 
     def _recipe(self, server_round: int) -> LocalRecipe:
-        rounds = self._rounds
-        is_late = server_round > rounds.freeze_statistics_after * rounds.count
-        return LocalRecipe(
-            steps=rounds.local_steps,
-            lr=learning_rate(rounds.lr_schedule, rounds.lr, server_round, rounds.count),
-            momentum=rounds.momentum,
-            weight_decay=rounds.weight_decay,
-            max_grad_norm=rounds.max_grad_norm,
-            freeze_statistics=self._freeze_statistics and is_late,
-        )
+        return round_recipe(self._rounds, server_round, self._freeze_statistics)
 
     def _round_config(self, server_round: int, config: ConfigRecord) -> dict[str, Any]:
         recipe = {k.replace("_", "-"): v for k, v in vars(self._recipe(server_round)).items()}
@@ -166,17 +175,22 @@ class DcCcl(FedAvg):
     def _tune_head(self, server_round: int, state: State, courier: Courier) -> State:
         """Step the head along the gradient of everybody's samples, fused as copies are.
 
+        Each step sends the whole co-submodel down, since a device keeps none between messages.
+
         It runs here rather than in the next ``configure_train`` so that the last round is tuned
         too, and the score of a round is that of its tuned head.
         """
         rounds = self._rounds
-        for _ in range(rounds.head_tuning_steps):
+        for step in range(rounds.head_tuning_steps):
             like = head_part(self.cloud.co_submodel, state)
-            replies = courier.ask(self._cohort, to_arrays(state), self._config, like)
+            config = {**self._config, "head-step": step}
+            replies = courier.ask(self._cohort, to_arrays(state), config, like)
             devices = [(reply.count, reply.state) for reply in replies]
             own = None
             if rounds.cloud_weight > 0:
-                own = self.cloud.head_gradient(state, self._loss, rounds.local_steps, server_round)
+                own = self.cloud.head_gradient(
+                    state, self._loss, rounds.local_steps, server_round, step
+                )
             gradient = average(own, devices, rounds.cloud_weight)
             state = apply_head_gradient(state, gradient, rounds.head_tuning_lr)
         return state

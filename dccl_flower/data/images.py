@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 ARRAYS = ("train", "train_labels", "test", "test_labels")
+FORMAT = 1  # to be raised when the same data decode to something else
 DECODE_BATCH = 1000
 DIGITS_TEST_SHARE = 0.25
 
@@ -73,8 +74,11 @@ def open_images(conf: DataConf) -> Images:
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Fill a folder aside and rename it, so that readers see all of it or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ConfError(f"cache {folder.parent}: cannot be written ({error.strerror})") from error
     try:
         fill(aside)
         aside.rename(folder)
@@ -87,7 +91,7 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
 
 def _content_key(conf: DataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
-    facts: list[Any] = [conf.name, conf.image_column, conf.label_column, conf.group_column]
+    facts: list[Any] = [FORMAT, conf.name, conf.image_column, conf.label_column, conf.group_column]
     facts.append(conf.rgb)
     for files in _parquet_files(conf.path).values() if conf.path else []:
         facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
@@ -160,7 +164,11 @@ def _decode_split(conf: DataConf, rows: Dataset, folder: Path, split: str) -> No
         folder / f"{split}.npy", mode="w+", dtype=np.uint8, shape=(len(rows), *first.shape)
     )
     for start in range(0, len(rows), DECODE_BATCH):
-        batch = rows[start : start + DECODE_BATCH][conf.image_column]
+        try:
+            batch = rows[start : start + DECODE_BATCH][conf.image_column]
+        except OSError as error:
+            where = f"rows {start} to {start + DECODE_BATCH - 1}"
+            raise ConfError(f"{column}: {where} hold a damaged image") from error
         for offset, image in enumerate(batch):
             array = _as_array(image)
             if array.shape != first.shape:
@@ -182,7 +190,13 @@ def _check_same_shape(folder: Path, column: str) -> None:
 
 
 def _as_array(image: Any) -> np.ndarray:
-    array = np.asarray(image, dtype=np.uint8)
+    """Return (H, W, C) uint8. Raises ConfError for what is no image of 8 bits a channel."""
+    if getattr(image, "mode", None) not in ("L", "RGB", "RGBA"):
+        raise ConfError(
+            f"data.image_column: an image of mode {getattr(image, 'mode', None)}; allowed are L, "
+            "RGB and RGBA, and any with data.rgb=true"
+        )
+    array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
 
 

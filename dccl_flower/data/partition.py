@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ def partition(
 ) -> list[np.ndarray]:
     """Return the sample indices of each device; every device gets at least one.
 
+    By natural id, the first ``conf.count`` ids make devices and the samples of others are not used.
+
     Raises ConfError where there are more devices than samples or natural ids, or where the
     partitioner cannot serve them all.
     """
@@ -33,7 +36,9 @@ def partition(
     partitioner = _partitioner(conf, columns, derive_seed(seed, "partitioner") % 2**32)
     partitioner.dataset = Dataset.from_dict(columns)
     try:
-        parts = [partitioner.load_partition(d) for d in range(conf.count)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its retries; what they end in is said below
+            parts = [partitioner.load_partition(d) for d in range(conf.count)]
     except ValueError as error:
         cause = " ".join(str(error).split())
         raise ConfError(f"devices.partitioner={conf.partitioner}: {cause}") from error

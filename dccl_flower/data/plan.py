@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dccl_flower.data.images import Images, cache_root, write_folder
 from dccl_flower.data.partition import partition
 from dccl_flower.data.split import hold_out, split_sides, subset
 
+FORMAT = 1  # to be raised when the same configuration gives another plan
 STATISTICS_BATCH = 2000
 
 
@@ -35,7 +37,9 @@ def open_plan(conf: Conf, images: Images) -> Plan:
 
     Raises ConfError where the split or the partition is impossible.
     """
-    facts = [images.key, conf.seed, asdict(conf.split), asdict(conf.devices)]
+    devices = conf.devices
+    facts = [FORMAT, version("flwr-datasets"), images.key, conf.seed, asdict(conf.split)]
+    facts += [devices.count, devices.partitioner, devices.alpha, devices.classes_per_device]
     facts += [conf.data.train_fraction, conf.data.validation]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     folder = cache_root() / f"plan-{digest}"

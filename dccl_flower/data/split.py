@@ -67,7 +67,7 @@ def hold_out(
     """
     draw = numpy_generator(seed, "validation")
     if not len(rows):
-        raise ConfError("split.mix: leaves the cloud no samples")
+        raise ConfError("split: leaves the cloud no samples")
     parts = []
     for label in np.unique(labels[rows]):
         of_class = rows[labels[rows] == label]

@@ -85,7 +85,9 @@ class Courier:
             except ValueError as error:
                 raise AggregationError(str(error)) from error
             if reply.device in good or reply.device not in devices:
-                raise AggregationError(f"device {reply.device} answered without being asked")
+                raise AggregationError(
+                    f"device {reply.device} answered twice or without being asked"
+                )
             good[reply.device] = reply
         if not good or len(good) < self._min_replies * len(devices):
             cause = f"; first error: {errors[0]}" if errors else ""
@@ -142,4 +144,4 @@ def _read_reply(content: RecordDict, like: State) -> DeviceReply:
 
 def _last_line(reason: str | None) -> str:
     """Return the line of an error reply that names the cause; tracebacks stand above it."""
-    return (reason or "no reason given").strip().splitlines()[-1]
+    return (reason or "no reason given").strip().splitlines()[-1].rstrip("'\">")

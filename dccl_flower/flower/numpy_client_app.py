@@ -19,6 +19,8 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     ``train_mods`` are Flower mods, e.g. for differential privacy; they see one ArrayRecord with
     the keys received and one MetricRecord. A device id in the config is echoed in the metrics,
     since one node may answer for several devices. ``query.node`` tells the node's partition id.
+    Head tuning is refused where there are mods, since they do not see its gradients. Metrics must
+    be numbers.
     """
     app = ClientApp()
 
@@ -30,6 +32,8 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
 
     @app.train("head")
     def head(message: Message, context: Context) -> Message:
+        if train_mods:
+            raise ValueError("head tuning sends gradients that the train mods do not see")
         arrays, config = _content(message)
         client = _numpy_client(client_fn, context)
         gradient, count = client.head_gradient(_ndarrays(arrays), config)

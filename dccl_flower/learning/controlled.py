@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from dccl_flower.config import RoundsConf
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.frozen import train_mode
 
@@ -66,12 +67,26 @@ def train_controlled(
 def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int) -> float:
     """Return the rate of a round, counted from 1.
 
-    ``last_two_halved`` is the published schedule; ``cosine`` falls to a twentieth of ``base``.
+    ``last_two_halved`` is the published schedule; ``cosine`` falls to a twentieth of ``base``. The
+    rate of the last round stays for rounds beyond ``num_rounds``.
     """
     if schedule == "last_two_halved":
         return base * (0.5 if server_round > num_rounds - 2 else 1.0)
     if schedule == "cosine":
-        progress = (server_round - 1) / max(1, num_rounds - 1)
+        progress = min(1.0, (server_round - 1) / max(1, num_rounds - 1))
         factor = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
         return base * (0.05 + 0.95 * factor)
     return base
+
+
+def round_recipe(rounds: RoundsConf, server_round: int, freeze_statistics: bool) -> LocalRecipe:
+    """Return what each side does in a round; statistics freeze after their share of the rounds."""
+    is_late = server_round > rounds.freeze_statistics_after * rounds.count
+    return LocalRecipe(
+        steps=rounds.local_steps,
+        lr=learning_rate(rounds.lr_schedule, rounds.lr, server_round, rounds.count),
+        momentum=rounds.momentum,
+        weight_decay=rounds.weight_decay,
+        freeze_statistics=freeze_statistics and is_late,
+        max_grad_norm=rounds.max_grad_norm,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,3 +35,12 @@ LOSSES: dict[str, Callable[[Tensor], Loss]] = {
     "ce": cross_entropy,
     "prior_corrected": prior_corrected,
 }
+NEED_COUNTS = {"prior_corrected"}
+
+
+def make_loss(name: str, class_counts: Callable[[], Tensor]) -> Loss:
+    """Return a loss by name; samples are counted, which may read all data, only for those in need.
+
+    ``class_counts`` gives the samples a class (classes,), of all that the batches are drawn from.
+    """
+    return LOSSES[name](class_counts() if name in NEED_COUNTS else torch.empty(0))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from dccl_flower.config import Conf, ModelConf
+from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
 from dccl_flower.models.normalisation import to_group_norm
-from dccl_flower.models.split import split_vertically
+from dccl_flower.models.split import slice_co, split_vertically
 from dccl_flower.models.zoo import build_model, check_model
 
 
@@ -36,40 +36,56 @@ def build_submodels(conf: Conf, shape: tuple[int, int, int], num_classes: int) -
     Without names of their own the co-submodel is a slice of the base model and the mimic has the
     co-submodel's architecture; a co-submodel with its own backbone leaves the base model whole.
     """
-    model, seed = conf.model, conf.seed
-
-    def build(name: str, pretrained: bool, purpose: str) -> nn.Module:
-        return build_model(name, shape[0], num_classes, pretrained, seed, purpose)
-
-    def sliced(purpose: str) -> tuple[nn.Module, nn.Module]:
-        base = build(model.base, model.pretrained, purpose)
-        return split_vertically(base, torch.zeros(2, *shape), model.co_ratio, model.shared_stem)
-
-    if model.co.name is not None:
-        cloud = build(model.base, model.pretrained, "base")
-        co = build(model.co.name, model.co.pretrained, "co")
-    else:
-        cloud, co = sliced("base")
-    if model.mimic.name is not None:
-        mimic = build(model.mimic.name, model.mimic.pretrained, "mimic")
-    elif model.co.name is not None:
-        mimic = build(model.co.name, model.co.pretrained, "mimic")
-    else:
-        mimic = sliced("mimic")[1]
-    if conf.normalisation == "group":
-        to_group_norm(co)
+    model = conf.model
+    cloud = build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, "base")
+    if model.co.name is None:
+        example = torch.zeros(2, *shape)
+        cloud, _ = split_vertically(cloud, example, model.co_ratio, model.shared_stem)
+    co, mimic = _co_and_mimic(conf, shape, num_classes)
     return Submodels(cloud, co, mimic)
 
 
 def build_device_modules(
     conf: Conf, shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
-    """Build co-submodel and mimic as a device does: architectures only, weights come by wire."""
+    """Build co-submodel and mimic as a device does: architectures only, weights come by wire.
+
+    Raises ConfError where a model does not go with the images or cannot be cut.
+    """
     bare = replace(
         conf.model,
         pretrained=False,
         co=replace(conf.model.co, pretrained=False),
         mimic=replace(conf.model.mimic, pretrained=False),
     )
-    submodels = build_submodels(replace(conf, model=bare), shape, num_classes)
-    return submodels.co, submodels.mimic
+    try:
+        co, mimic = _co_and_mimic(replace(conf, model=bare), shape, num_classes)
+        for module in (co, mimic):
+            module.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, StopIteration) as error:
+        if isinstance(error, ConfError):
+            raise
+        cause = str(error).splitlines()[0]
+        raise ConfError(f"model.base={bare.base}: does not fit images {shape} ({cause})") from error
+    return co, mimic
+
+
+def _co_and_mimic(
+    conf: Conf, shape: tuple[int, int, int], num_classes: int
+) -> tuple[nn.Module, nn.Module]:
+    model = conf.model
+
+    def build(backbone: BackboneConf, purpose: str) -> nn.Module:
+        if backbone.name is not None:
+            name, pretrained = backbone.name, backbone.pretrained
+            return build_model(name, shape[0], num_classes, pretrained, conf.seed, purpose)
+        # The co-submodel is cut from the very base that the cloud submodel is cut from.
+        source = "base" if purpose == "co" else purpose
+        base = build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, source)
+        return slice_co(base, torch.zeros(2, *shape), model.co_ratio, model.shared_stem)
+
+    co = build(model.co, "co")
+    mimic = build(model.mimic if model.mimic.name is not None else model.co, "mimic")
+    if conf.normalisation == "group":
+        to_group_norm(co)
+    return co, mimic

@@ -44,13 +44,8 @@ def exchanged_state(model: nn.Module) -> dict[str, Tensor]:
 
     Running means and variances are among them; integer counters are not.
     """
-    frozen = tuple(f"{name}." for name in frozen_names(model))
-    state = model.state_dict()
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and not name.startswith(frozen or ("\0",))
-    }
+    state = _trained_state(model)
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
 def load_exchanged(model: nn.Module, state: dict[str, Tensor]) -> None:
@@ -67,6 +62,15 @@ def load_exchanged(model: nn.Module, state: dict[str, Tensor]) -> None:
             shapes = f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
             raise ValueError(f"state does not fit the model: {name!r} has shape {shapes}")
         tensor.copy_(state[name])
+    for name, tensor in _trained_state(model).items():
+        # Not exchanged; what another device left there must not matter.
+        if name.endswith("num_batches_tracked"):
+            tensor.zero_()
+
+
+def _trained_state(model: nn.Module) -> dict[str, Tensor]:
+    frozen = tuple(f"{name}." for name in frozen_names(model))
+    return {n: tensor for n, tensor in model.state_dict().items() if not n.startswith(frozen)}
 
 
 def train_mode(model: nn.Module, freeze_statistics: bool) -> None:

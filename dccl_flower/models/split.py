@@ -32,12 +32,20 @@ def split_vertically(
     """
     stem = stem_names(base) if shared_stem else []
     cloud = _cut(base, example, co_ratio, stem, keep_cloud=True)
+    return cloud, slice_co(base, example, co_ratio, shared_stem)
+
+
+def slice_co(
+    base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
+) -> nn.Module:
+    """Return the co-submodel of :func:`split_vertically` alone, as devices need it."""
+    stem = stem_names(base) if shared_stem else []
     co = _cut(base, example, co_ratio, stem, keep_cloud=False)
     _, head = find_head(co)
     if head.bias is not None:
         nn.init.zeros_(head.bias)
     freeze_parts(co, stem)
-    return cloud, co
+    return co
 
 
 def stem_names(model: nn.Module) -> list[str]:

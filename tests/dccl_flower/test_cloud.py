@@ -147,7 +147,7 @@ def test_work_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     cloud.prepare()
     state = cloud.train_co(cloud.co_state(), "prior_corrected", RECIPE, 1)
-    cloud.head_gradient(state, "prior_corrected", 2, 1)
+    cloud.head_gradient(state, "prior_corrected", 2, 1, 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -244,13 +244,13 @@ def test_exemplars_are_cloud_samples_in_even_numbers():
 def test_the_head_s_gradient_is_that_of_the_state_given():
     cloud = cloud_of()
     start = cloud.co_state()
-    gradient = cloud.head_gradient(start, "ce", 2, 1)
+    gradient = cloud.head_gradient(start, "ce", 2, 1, 0)
     assert {name: g.shape for name, g in gradient.items()} == {
         name: start[name].shape for name in ("3.weight", "3.bias")
     }
     doubled = {name: 2 * tensor for name, tensor in start.items()}
-    assert not same(cloud.head_gradient(doubled, "ce", 2, 1), gradient)
-    assert same(cloud.head_gradient(start, "ce", 2, 1), gradient)
+    assert not same(cloud.head_gradient(doubled, "ce", 2, 1, 0), gradient)
+    assert same(cloud.head_gradient(start, "ce", 2, 1, 0), gradient)
 
 
 def test_a_scorer_is_of_a_prepared_cloud():

@@ -2,7 +2,8 @@ from importlib import resources
 
 import pytest
 
-from dccl_flower.config import Conf, ConfError, check_conf, conf_names, dump_conf, load_conf
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import check_conf, conf_names, dump_conf, load_conf
 
 SECTIONS = ("data", "devices", "distil", "model", "pretrain", "rounds", "runtime", "split")
 

@@ -58,10 +58,21 @@ CASES = [
     (["run", "digits", "devices.count=5000"], "devices.count=5000: there are only"),
     (["run", "digits", "devices.per_round=11"], "devices.per_round=11: must lie between 1 and 10"),
     (["run", "digits", "runtime.nodes=11"], "runtime.nodes=11: must lie between 1 and 10"),
-    (["run", "digits", "data.path=empty"], "data.path=empty: holds no train*.parquet"),
-    (["run", "digits", "data.path=nowhere"], "data.path=nowhere: no such folder"),
+    (["run", "digits", "data.path=empty"], "/empty: holds no train*.parquet"),
+    (["run", "digits", "data.path=nowhere"], "/nowhere: no such folder"),
     (["run", "digits", "data.path=odd"], "data.image_column=image: the data have columns picture"),
     (["run", "digits", "model.base=resnet9000"], "model.base=resnet9000: unknown model; allowed"),
+    (["run", "digits", "model.base=vgg16_cifar"], "model.base=vgg16_cifar: does not fit images"),
+    (
+        ["run", "digits", "model.base=timm/resnet18", "model.shared_stem=true"],
+        "model.shared_stem=true: conv1 is coupled to",
+    ),
+    (["run", "digits", "seed=${nope}"], "Interpolation key 'nope' not found"),
+    (["run", "digits", "exemplars=100000"], "exemplars=100000: the cloud has"),
+    (["run", "digits", "rounds.max_grad_norm=nan"], "rounds.max_grad_norm=nan: must be at least 0"),
+    (["run", "digits", "--output", "n" * 300], "File name too long"),
+    (["summary", "empty"], "empty: holds no results.json of a finished run"),
+    (["summary", "taken"], "taken: holds no results.json of a finished run"),
     (["run", "digits", "model.co.name=timm/none"], "model.co.name=timm/none: unknown model"),
     (["run", "digits", "model.base=torchvision/resnet18"], "set data.rgb=true"),
     (["run", "digits", "--output", "file"], "file: is a file; expected a new directory"),
@@ -77,7 +88,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), CASES, ids=[" ".join(c[0]) for c in CASES])
+@pytest.mark.parametrize(("arguments", "message"), CASES, ids=[" ".join(c[0])[:60] for c in CASES])
 def test_a_mistake_is_one_line(arguments, message, place, monkeypatch, capsys):
     before = everything_below(place)
     code, errors = run_dccl(arguments, monkeypatch, capsys)

@@ -28,9 +28,10 @@ def round_event(number, seconds):
 
 
 EVENTS = [
-    {"event": "started"},
-    {"event": "phase", "phase": "pretrain", "done": 1, "total": 2},
-    {"event": "phase", "phase": "pretrain", "done": 2, "total": 2},
+    {"event": "started", "time": 100.0},
+    {"event": "phase", "phase": "pretrain", "done": 1, "total": 3, "time": 104.0},
+    {"event": "phase", "phase": "pretrain", "done": 2, "total": 3, "time": 112.0},
+    {"event": "phase", "phase": "pretrain", "done": 3, "total": 3, "time": 118.0},
     round_event(1, seconds=9.0),
     round_event(2, seconds=2.0),
     {"event": "finished"},
@@ -40,7 +41,8 @@ EVENTS = [
 def test_plain_lines_tell_phase_round_accuracy_bytes_and_time_left():
     assert shown(EVENTS).splitlines() == [
         "starting Flower",
-        "pretraining the cloud submodel: 2 epochs done",
+        "pretraining the cloud submodel: epoch 2/3, about 6 s left",
+        "pretraining the cloud submodel: 3 epochs done",
         "round 1/4: accuracy 50.0%, 2.0 MB sent, about 27 s left",
         "round 2/4: accuracy 50.0%, 4.0 MB sent, about 4 s left",
     ]

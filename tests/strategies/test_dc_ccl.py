@@ -156,13 +156,8 @@ def test_the_ledger_counts_what_the_messages_hold(tmp_path):
     assert strategy.ledger.totals["co_down"] == arrays
     assert strategy.ledger.totals["co_up"] == arrays
     configs = sum(m.content["config"].count_bytes() for m in grid.sent if "config" in m.content)
-    asked = sum(
-        m.content["config"].count_bytes()
-        for m in grid.sent
-        if m.metadata.message_type == "query.node"
-    )
     totals = strategy.ledger.totals
-    assert totals["mimic_down"] + totals["other_down"] == configs - asked
+    assert totals["mimic_down"] + totals["other_down"] == configs
 
 
 def test_exemplars_go_down_once_and_change_the_training(tmp_path):
@@ -189,7 +184,7 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
         (reply,) = replay.send_and_receive([message])
         assert list(reply.content["arrays"]) == ["3.weight", "3.bias"]
         parts.append((reply.content["metrics"]["num-examples"], to_state(reply.content["arrays"])))
-    own = strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1)
+    own = strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1, 0)
     expected = apply_head_gradient(start, average(own, parts, rounds.cloud_weight), 0.3)
     assert_equal_states(to_state(tuned.arrays), expected)
 
@@ -223,6 +218,27 @@ def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
     assert [reply.device for reply in strategy.replies] == [0, 1, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"devices_per_round": 6}, "devices_per_round=6: must lie in 1..5"),
+        ({"devices_per_round": 0}, "devices_per_round=0"),
+        ({"loss": "mse"}, "loss='mse': expected one of ce, prior_corrected"),
+    ],
+)
+def test_impossible_options_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_strategy(**options)
+
+
+def test_too_many_nodes_are_refused_before_the_cloud_trains(tmp_path):
+    seen = []
+    strategy = tiny_strategy(cloud=tiny_cloud(on_progress=lambda *event: seen.append(event)))
+    with pytest.raises(FederationError):
+        strategy.start(LocalGrid(tiny_app(tmp_path), 6), strategy.initial_arrays(), num_rounds=1)
+    assert seen == []
+
+
 def test_more_nodes_than_devices_are_refused(tmp_path):
     with pytest.raises(FederationError, match="6 nodes for 5 devices"):
         run_tiny(tmp_path, num_nodes=6)
@@ -233,4 +249,5 @@ def test_devices_can_score_on_their_own_samples(tmp_path):
     metrics = result.evaluate_metrics_clientapp[1]
     asked = [m for m in grid.sent if m.metadata.message_type == "evaluate"]
     assert len(asked) == 2
+    assert "device" not in metrics
     assert 0 <= metrics["accuracy"] <= 1

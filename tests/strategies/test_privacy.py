@@ -89,3 +89,15 @@ def test_head_tuning_is_refused_under_server_side_noise_once_it_shows(tmp_path):
 
     with pytest.raises(ValueError, match="head tuning"):
         run_private(tmp_path, server_side, [], head_tuning=True)
+
+
+def test_raw_head_gradients_never_pass_by_the_mods(tmp_path):
+    strategy = tiny_strategy(norm="group", head_tuning=True)
+    grid = LocalGrid(tiny_app(tmp_path, "group", [local_dp_mod]), 5)
+    with pytest.raises(ValueError, match="train mods do not see"):
+        strategy.start(grid, strategy.initial_arrays(), num_rounds=1)
+
+
+def local_dp_mod(message, context, call_next):
+    """A mod that leaves no trace in the config, as local differential privacy does."""
+    return call_next(message, context)

@@ -23,7 +23,9 @@ def grid(tmp_path):
 @pytest.fixture
 def courier(grid):
     blobs = {"mimic": tiny_cloud().mimic_blob()}
-    return Courier(grid, NodeDirectory(grid, 4), Ledger(), blobs, min_replies=1.0, timeout=60)
+    return Courier(
+        grid, NodeDirectory(grid, 4, Ledger()), Ledger(), blobs, min_replies=1.0, timeout=60
+    )
 
 
 def reply_of(grid, device, state=STATE):
