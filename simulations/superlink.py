@@ -71,6 +71,8 @@ class SuperLink:
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
+            # A thread that waits must not burn the core that a worker needs.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # Ray keeps messages up to this size out of its object store, which is slower.
             "RAY_max_direct_call_object_size": "2000000",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
