@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from dccl_flower.strategies import DcCcl
 from flwr.app import ArrayRecord, MetricRecord
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,6 +14,7 @@ from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
 from dccl_flower.memory import peak_rss_mb
 from dccl_flower.results import RoundResult, append_round
+from dccl_flower.strategies import DcCcl
 
 from .events import EventWriter
 

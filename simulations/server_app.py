@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from dccl_flower.strategies import DcCcl
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -21,6 +20,7 @@ from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.learning.fusion import FUSIONS
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.results import Results, final_scores, versions
+from dccl_flower.strategies import DcCcl
 
 from .events import EventWriter
 from .experiment import Experiment, cached_experiment, device_store

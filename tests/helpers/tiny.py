@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from dccl_flower.strategies import DcCcl
 from local_grid import LocalGrid
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
 from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
 from dccl_flower.seeds import isolated_rng, torch_generator
+from dccl_flower.strategies import DcCcl
 
 CENTRES = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0]])
 

@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 from datasets import Dataset
+
 from dccl_flower.simulations.cli import main
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import io
 
-from dccl_flower.simulations.display import Display, results_table
 from rich.console import Console
+
+from dccl_flower.simulations.display import Display, results_table
 
 
 def shown(events, **options):

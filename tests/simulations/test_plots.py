@@ -3,13 +3,13 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
-from dccl_flower.simulations.plots import plot_curves
 from matplotlib import pyplot as plt
 from PIL import Image
 
 from dccl_flower.config_loading import load_conf
 from dccl_flower.learning.evaluate import Scores
 from dccl_flower.results import Results, RoundResult, final_scores
+from dccl_flower.simulations.plots import plot_curves
 
 
 @pytest.fixture

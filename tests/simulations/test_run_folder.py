@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+
+from dccl_flower.config import Conf, ConfError
 from dccl_flower.simulations.run_folder import (
     CONF_FILE,
     check_folder,
@@ -8,8 +10,6 @@ from dccl_flower.simulations.run_folder import (
     default_folder,
     make_folder,
 )
-
-from dccl_flower.config import Conf, ConfError
 
 
 def test_a_claimed_folder_cannot_be_claimed_again(tmp_path):

@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict
 
 import pytest
-from dccl_flower.simulations.summary import summarise
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.summary import summarise
 
 
 def write_run(folder, seed, accuracy, overrides=(), name="digits"):

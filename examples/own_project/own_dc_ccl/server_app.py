@@ -1,16 +1,24 @@
 """The server: the cloud's models and data, and the strategy."""
 
 import json
+import shutil
 from pathlib import Path
 
-from dccl_flower.strategies import DcCcl
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower import Cloud
 from dccl_flower.config import DistilConf, RoundsConf
 from dccl_flower.flower.wire import to_state
-from own_dc_ccl.task import CLOUD_CLASSES, DEVICE_CLASSES, cloud_loader, perceptron, test_loader
+from dccl_flower.strategies import DcCcl
+from own_dc_ccl.task import (
+    CLOUD_CLASSES,
+    DEVICE_CLASSES,
+    cloud_loader,
+    perceptron,
+    store_folder,
+    test_loader,
+)
 
 app = ServerApp()
 
@@ -33,8 +41,9 @@ def main(grid: Grid, context: Context) -> None:
         loss="prior_corrected",
     )
 
+    scorer = cloud.scorer(test_loader(), CLOUD_CLASSES, DEVICE_CLASSES)
+
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        scorer = cloud.scorer(test_loader(), CLOUD_CLASSES, DEVICE_CLASSES)
         scores, _ = scorer.served(to_state(arrays))
         return MetricRecord({k.replace("_", "-"): v for k, v in vars(scores).items()})
 
@@ -45,3 +54,4 @@ def main(grid: Grid, context: Context) -> None:
     print(json.dumps(scores[num_rounds]))
     if output := str(context.run_config["output"]):
         Path(output).write_text(json.dumps(scores))
+    shutil.rmtree(store_folder(context.run_id), ignore_errors=True)

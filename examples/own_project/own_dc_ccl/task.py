@@ -1,5 +1,8 @@
 """Models and data of this project; nothing here knows of DC-CCL."""
 
+import tempfile
+from pathlib import Path
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -48,3 +51,8 @@ def test_loader() -> DataLoader:
     """The test set."""
     images, labels = digits()
     return DataLoader(TensorDataset(images[-TEST_SAMPLES:], labels[-TEST_SAMPLES:]), 100)
+
+
+def store_folder(run_id: int) -> Path:
+    """Where the devices of a run keep what the server sends once."""
+    return Path(tempfile.gettempdir()) / f"own-dc-ccl-{run_id}"
