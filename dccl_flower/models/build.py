@@ -59,15 +59,27 @@ def build_device_modules(
         mimic=replace(conf.model.mimic, pretrained=False),
     )
     try:
-        co, mimic = _co_and_mimic(replace(conf, model=bare), shape, num_classes)
-        for module in (co, mimic):
-            module.eval()(torch.zeros(2, *shape))
+        # Tensors without data: cutting a large base model must not cost a device its memory.
+        with torch.device("meta"):
+            modules = _co_and_mimic(replace(conf, model=bare), shape, num_classes)
+            for module in modules:
+                module.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, StopIteration) as error:
         if isinstance(error, ConfError):
             raise
         cause = str(error).splitlines()[0]
         raise ConfError(f"model.base={bare.base}: does not fit images {shape} ({cause})") from error
+    if any(_has_hidden_buffers(module) for module in modules):
+        return _co_and_mimic(replace(conf, model=bare), shape, num_classes)
+    co, mimic = (module.to_empty(device="cpu") for module in modules)
+    for tensor in (*co.state_dict().values(), *mimic.state_dict().values()):
+        tensor.zero_()
     return co, mimic
+
+
+def _has_hidden_buffers(module: nn.Module) -> bool:
+    """Tell whether the module computes with tensors that its state, and so the wire, leaves out."""
+    return any(name not in module.state_dict() for name, _ in module.named_buffers())
 
 
 def _co_and_mimic(
