@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
@@ -26,6 +27,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run DC-CCL and, where ``output`` names a file, write the scores to it."""
+    torch.manual_seed(0)  # for the first weights; everything later has generators of its own
     num_rounds = int(context.run_config["num-rounds"])
     cloud = Cloud(
         perceptron(256),
