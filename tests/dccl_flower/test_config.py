@@ -3,7 +3,7 @@ from importlib import resources
 import pytest
 
 from dccl_flower.config import Conf, ConfError
-from dccl_flower.config_loading import check_conf, conf_names, dump_conf, load_conf
+from dccl_flower.config_loading import absolute_paths, check_conf, conf_names, dump_conf, load_conf
 
 SECTIONS = ("data", "devices", "distil", "model", "pretrain", "rounds", "runtime", "split")
 
@@ -292,3 +292,11 @@ def test_a_dumped_conf_spells_out_the_defaults(tmp_path):
     text = dump_conf(load_conf(write_yaml(tmp_path, "")))
     assert "  co_ratio: 0.125\n" in text
     assert "  per_round: null\n" in text
+
+
+def test_paths_mean_the_same_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    conf = absolute_paths(load_conf("digits", ["data.path=data", "devices.store=store"]))
+    assert conf.data.path == str(tmp_path / "data")
+    assert conf.devices.store == str(tmp_path / "store")
+    assert absolute_paths(load_conf("digits")).data.path is None
