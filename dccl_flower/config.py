@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+Normalisation = Literal["batch", "batch_frozen", "batch_fused", "batch_mixed", "group", "group_ws"]
+
 
 class ConfError(ValueError):
     """A mistake of the user's: one line that names the key, the value and what is allowed."""
@@ -58,25 +60,36 @@ class BackboneConf:
 
 @dataclass
 class ModelConf:
-    """The base model, how it is cut, and other backbones for co-submodel and mimic."""
+    """The base model, how it is cut, and other backbones for co-submodel and mimic.
+
+    ``co_start``: the co-submodel begins as its part of the ``base`` model, or with the weights of
+    the distilled ``mimic`` and a head of zeros, so that nothing is lost before the first step.
+    """
 
     base: str = "small_cnn"
     pretrained: bool = False
     co_ratio: float = 0.125
     shared_stem: bool = False
+    co_start: Literal["base", "mimic"] = "base"
     co: BackboneConf = field(default_factory=BackboneConf)
     mimic: BackboneConf = field(default_factory=BackboneConf)
 
 
 @dataclass
 class PretrainConf:
-    """Cross-entropy training of the cloud submodel: SGD under a one-cycle schedule."""
+    """Cross-entropy training of the cloud submodel by SGD.
+
+    ``schedule``: ``one_cycle``, or ``step``, which takes 0.4 of the rate every five epochs.
+    ``mask_unseen`` leaves classes without samples out of the softmax.
+    """
 
     epochs: int = 20
     batch_size: int = 128
     lr: float = 0.1
+    schedule: Literal["one_cycle", "step"] = "one_cycle"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    mask_unseen: bool = False
 
 
 @dataclass
@@ -86,6 +99,7 @@ class DistilConf:
     epochs: int = 20
     batch_size: int = 128
     lr: float = 1e-3
+    mixup: bool = False
 
 
 @dataclass
@@ -94,6 +108,9 @@ class RoundsConf:
 
     ``max_grad_norm`` clips the gradient of each step, 0 does not; frozen statistics need it,
     since nothing else holds back a layer whose activations outgrow what was frozen.
+    ``keep_momentum`` carries each side's momentum buffers on from round to round. ``scaffold``
+    corrects the sides' drift by control variates. ``server_momentum`` acts on the fused change.
+    ``statistics_step`` is the share of the way that fused batch statistics go each round.
     """
 
     count: int = 10
@@ -103,10 +120,14 @@ class RoundsConf:
     lr: float = 0.01
     lr_schedule: Literal["last_two_halved", "constant", "cosine"] = "last_two_halved"
     momentum: float = 0.9
+    keep_momentum: bool = False
+    server_momentum: float = 0.0
+    scaffold: bool = False
     weight_decay: float = 5e-4
     max_grad_norm: float = 0.0
     cloud_weight: float = 0.5
     freeze_statistics_after: float = 0.34
+    statistics_step: float = 1.0
     head_tuning_steps: int = 1
     head_tuning_lr: float = 0.1
     min_replies: float = 1.0
@@ -115,13 +136,30 @@ class RoundsConf:
 
 @dataclass
 class RuntimeConf:
-    """How the simulation runs; thread counts are part of it because they change float sums."""
+    """How the simulation runs; thread counts are part of it because they change float sums.
+
+    ``mixed_precision`` (bfloat16) and ``channels_last`` speed up pretraining and distillation.
+    ``reuse`` takes cloud submodel and mimic of the same seed and settings from the cache.
+    """
 
     nodes: int | None = None
     workers: int = 2
     threads: int = 1
     server_threads: int = 2
     gpu: bool = False
+    mixed_precision: bool = False
+    channels_last: bool = False
+    reuse: bool = False
+
+
+@dataclass
+class ArmsConf:
+    """What sets the arms of a comparison apart, as ``key=value`` overrides."""
+
+    published: list[str] = field(default_factory=list)
+    strict: list[str] = field(default_factory=list)
+    exemplars: list[str] = field(default_factory=list)
+    central: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -137,10 +175,13 @@ class Conf:
     pretrain: PretrainConf = field(default_factory=PretrainConf)
     distil: DistilConf = field(default_factory=DistilConf)
     rounds: RoundsConf = field(default_factory=RoundsConf)
-    normalisation: Literal["batch", "batch_frozen", "group"] = "batch"
+    control: Literal["mimic", "cloud_submodel", "none"] = "mimic"
+    normalisation: Normalisation = "batch"
     loss: Literal["ce", "prior_corrected"] = "ce"
-    fusion: Literal["average"] = "average"
+    fusion: Literal["average", "class_wise_head"] = "average"
     head_tuning: Literal["none", "federated"] = "none"
     exemplars: int = 0
+    exemplar_choice: Literal["random", "herded"] = "random"
     target_gain: float | None = None
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
+    arms: ArmsConf = field(default_factory=ArmsConf)

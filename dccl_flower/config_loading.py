@@ -76,6 +76,7 @@ def check_conf(conf: Conf) -> None:
         raise ConfError(f"{given}: must be above 0 and at most 1")
     if conf.model.shared_stem and (conf.model.co.name or conf.model.mimic.name):
         raise ConfError("model.shared_stem=true: only slices of model.base can share its stem")
+    _check_combinations(conf)
     _check_devices(conf)
 
 
@@ -122,12 +123,27 @@ def _shares(conf: Conf) -> list[tuple[str, float]]:
         ("split.mix", conf.split.mix),
         ("rounds.cloud_weight", conf.rounds.cloud_weight),
         ("rounds.freeze_statistics_after", conf.rounds.freeze_statistics_after),
+        ("rounds.statistics_step", conf.rounds.statistics_step),
         ("rounds.min_replies", conf.rounds.min_replies),
         ("rounds.momentum", conf.rounds.momentum),
+        ("rounds.server_momentum", conf.rounds.server_momentum),
         ("rounds.weight_decay", conf.rounds.weight_decay),
         ("pretrain.momentum", conf.pretrain.momentum),
         ("pretrain.weight_decay", conf.pretrain.weight_decay),
     ]
+
+
+def _check_combinations(conf: Conf) -> None:
+    if conf.model.co_start == "mimic":
+        if conf.normalisation.startswith("group"):
+            given = f"normalisation={conf.normalisation}"
+            raise ConfError(f"model.co_start=mimic: not with {given}, which the mimic has not")
+        if conf.model.mimic.name not in (None, conf.model.co.name):
+            given = f"model.mimic.name={conf.model.mimic.name}"
+            raise ConfError(f"model.co_start=mimic: not with {given}, another architecture")
+    if conf.rounds.scaffold and conf.rounds.cloud_weight in (0, 1):
+        given = f"rounds.cloud_weight={conf.rounds.cloud_weight}"
+        raise ConfError(f"rounds.scaffold=true: needs both sides; {given} leaves one out")
 
 
 def _check_devices(conf: Conf) -> None:

@@ -93,6 +93,11 @@ def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded[samples, channels, rows, columns]
 
 
+def in_fixed_order(loader: Loader) -> Loader:
+    """Return a loader whose batches come the same each time; a foreign one is read into memory."""
+    return loader if isinstance(loader, ImageLoader) else list(loader)
+
+
 def endless(loader: Loader, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches for ever; a loader without ``epoch`` is iterated as it is.
 

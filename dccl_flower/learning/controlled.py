@@ -7,6 +7,7 @@ frozen, so the gradient of the co-submodel is that of the full sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,19 +15,30 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import RoundsConf
+from dccl_flower.learning.batch_statistics import OtherSide, measured_statistics, mixed_statistics
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.frozen import train_mode
+
+STATISTICS = ("batch", "frozen", "fused", "mixed")
+MEASURED = ("fused", "mixed")
+NOBODY = OtherSide({}, 1.0)
 
 
 @dataclass(frozen=True)
 class LocalRecipe:
-    """What one side does in one round: SGD with a fresh momentum buffer each time."""
+    """What one side does in one round.
+
+    ``statistics``: batch norms normalise with those of the ``batch``; with what they hold, which
+    stays (``frozen``); with what they hold while those of this round's inputs are measured and
+    take their place at its end (``fused``); or, measured too, with the mixture of the batch's and
+    those of the other side (``mixed``).
+    """
 
     steps: int
     lr: float
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    freeze_statistics: bool = False
+    statistics: str = "batch"
     max_grad_norm: float = 0.0
 
 
@@ -37,31 +49,60 @@ def train_controlled(
     loss: Loss,
     recipe: LocalRecipe,
     device: torch.device | str = "cpu",
+    *,
+    correction: dict[str, Tensor] | None = None,
+    momentum: dict[str, Tensor] | None = None,
+    other: OtherSide = NOBODY,
 ) -> tuple[float, float]:
-    """Train ``co`` in place and return the mean training loss and accuracy of the steps."""
-    trainable = [p for p in co.parameters() if p.requires_grad]
+    """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
+
+    ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
+    buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
+    of the other side's batch statistics, for ``mixed`` ones.
+    """
+    trainable = {name: p for name, p in co.named_parameters() if p.requires_grad}
     optimizer = torch.optim.SGD(
-        trainable, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
+    for name, buffer in (momentum or {}).items():
+        optimizer.state[trainable[name]]["momentum_buffer"] = buffer.to(device)
     control.eval()
-    train_mode(co, recipe.freeze_statistics)
+    train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
-    for images, labels in islice(batches, recipe.steps):
-        images, labels = images.to(device), labels.to(device)
-        with torch.no_grad():
-            control_logits = control(images)
-        logits = control_logits + co(images)
-        step_loss = loss(logits, labels)
-        optimizer.zero_grad()
-        step_loss.backward()
-        if recipe.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(trainable, recipe.max_grad_norm)
-        optimizer.step()
-        total += step_loss.item() * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        seen += len(labels)
+    with _statistics(co, recipe.statistics, other):
+        for images, labels in islice(batches, recipe.steps):
+            images, labels = images.to(device), labels.to(device)
+            with torch.no_grad():
+                control_logits = control(images)
+            logits = control_logits + co(images)
+            step_loss = loss(logits, labels)
+            optimizer.zero_grad()
+            step_loss.backward()
+            for name, tensor in (correction or {}).items():
+                if name in trainable and (gradient := trainable[name].grad) is not None:
+                    gradient.add_(tensor.to(device))
+            if recipe.max_grad_norm > 0:
+                torch.nn.utils.clip_grad_norm_(trainable.values(), recipe.max_grad_norm)
+            optimizer.step()
+            total += step_loss.item() * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+    if momentum is not None and recipe.momentum > 0:
+        for name, parameter in trainable.items():
+            if "momentum_buffer" in (held := optimizer.state[parameter]):
+                momentum[name] = held["momentum_buffer"].cpu().clone()
     co.eval()
     return total / seen, correct / seen
+
+
+@contextmanager
+def _statistics(co: nn.Module, kind: str, other: OtherSide) -> Iterator[None]:
+    with ExitStack() as stack:
+        if kind in MEASURED:
+            stack.enter_context(measured_statistics(co))
+        if kind == "mixed":
+            stack.enter_context(mixed_statistics(co, other))
+        yield
 
 
 def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int) -> float:
@@ -79,14 +120,14 @@ def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int
     return base
 
 
-def round_recipe(rounds: RoundsConf, server_round: int, freeze_statistics: bool) -> LocalRecipe:
-    """Return what each side does in a round; statistics freeze after their share of the rounds."""
+def round_recipe(rounds: RoundsConf, server_round: int, statistics: str = "batch") -> LocalRecipe:
+    """Return what each side does in a round; batch statistics serve for their share of rounds."""
     is_late = server_round > rounds.freeze_statistics_after * rounds.count
     return LocalRecipe(
         steps=rounds.local_steps,
         lr=learning_rate(rounds.lr_schedule, rounds.lr, server_round, rounds.count),
         momentum=rounds.momentum,
         weight_decay=rounds.weight_decay,
-        freeze_statistics=freeze_statistics and is_late,
+        statistics=statistics if is_late else "batch",
         max_grad_norm=rounds.max_grad_norm,
     )

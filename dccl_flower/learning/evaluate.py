@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.data.loader import Loader
+from dccl_flower.data.loader import Loader, in_fixed_order
+from dccl_flower.learning.fidelity import Fidelity, fidelity
 from dccl_flower.models.frozen import load_exchanged
 
 
@@ -42,6 +43,16 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).float().mean().item()
 
 
+def score_sides(
+    logits: Tensor, labels: Tensor, cloud_classes: Sequence[int], device_classes: Sequence[int]
+) -> Scores:
+    """Return the accuracies over all samples and over those of each side's classes."""
+    sides = [torch.isin(labels, torch.tensor(list(c))) for c in (cloud_classes, device_classes)]
+    return Scores(
+        accuracy(logits, labels), *(accuracy(logits[rows], labels[rows]) for rows in sides)
+    )
+
+
 class Scorer:
     """Score states of the co-submodel on one test set.
 
@@ -60,12 +71,11 @@ class Scorer:
         device: torch.device | str = "cpu",
     ) -> None:
         self._co = copy.deepcopy(co)
-        self._loader = loader
+        self._loader = loader = in_fixed_order(loader)
         self._device = device
         self._cloud_logits, self._labels = predict(cloud, loader, device)
         self._mimic_logits, _ = predict(mimic, loader, device)
-        self._is_cloud = torch.isin(self._labels, torch.tensor(list(cloud_classes)))
-        self._is_device = torch.isin(self._labels, torch.tensor(list(device_classes)))
+        self._classes = (cloud_classes, device_classes)
 
     def cloud_submodel(self) -> Scores:
         """Score the cloud submodel alone."""
@@ -75,6 +85,14 @@ class Scorer:
         """Score the mimic alone."""
         return self._scores(self._mimic_logits)
 
+    def mimic_fidelity(self) -> dict[str, Fidelity]:
+        """Compare mimic and cloud submodel on the samples of cloud and of device classes."""
+        found = {}
+        for side, classes in zip(("cloud_classes", "device_classes"), self._classes, strict=True):
+            rows = torch.isin(self._labels, torch.tensor(list(classes)))
+            found[side] = fidelity(self._cloud_logits[rows], self._mimic_logits[rows])
+        return found
+
     def served(self, state: dict[str, Tensor]) -> tuple[Scores, float]:
         """Return the scores of cloud + co, and the accuracy of mimic + co."""
         load_exchanged(self._co, state)
@@ -83,8 +101,4 @@ class Scorer:
         return self._scores(self._cloud_logits + co_logits), mimic_co
 
     def _scores(self, logits: Tensor) -> Scores:
-        return Scores(
-            accuracy(logits, self._labels),
-            accuracy(logits[self._is_cloud], self._labels[self._is_cloud]),
-            accuracy(logits[self._is_device], self._labels[self._is_device]),
-        )
+        return score_sides(logits, self._labels, *self._classes)

@@ -3,37 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dccl_flower.learning.batch_statistics import pooled_statistics
+
 State = dict[str, Tensor]
-Fusion = Callable[[State | None, Sequence[tuple[float, State]], float], State]
 
 
-def average(
-    cloud: State | None, devices: Sequence[tuple[float, State]], cloud_weight: float
-) -> State:
+@dataclass(frozen=True)
+class Copy:
+    """A side's co-submodel after its steps, its samples, and their classes where it tells."""
+
+    state: State
+    count: float
+    class_counts: Tensor | None = None
+
+
+Fusion = Callable[[Copy | None, Sequence[Copy], float], State]
+
+
+def average(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
     """Average as published: the cloud's copy with ``cloud_weight``, the devices by sample count.
 
     Every floating tensor takes part, running means and variances of batch norms included. The
     sum runs in float64 and in the order given. Without a cloud copy the devices share the whole.
     Raises ValueError where no device takes part or all counts are zero.
     """
-    total = sum(count for count, _ in devices)
-    if total <= 0:
-        raise ValueError("fusion needs at least one device with samples")
-    device_weight = 1.0 if cloud is None else 1.0 - cloud_weight
-    parts = [(device_weight * count / total, state) for count, state in devices]
-    if cloud is not None:
-        parts.insert(0, (cloud_weight, cloud))
-    fused: State = {}
-    for name, first in parts[0][1].items():
-        sums = torch.zeros(first.shape, dtype=torch.float64)
-        for weight, state in parts:
-            sums.add_(state[name].double(), alpha=weight)
-        fused[name] = sums.to(first.dtype)
+    copies, weights = _weighed(cloud, devices, cloud_weight)
+    return {
+        name: _weighted_sum([copy.state[name] for copy in copies], weights)
+        for name in copies[0].state
+    }
+
+
+def class_wise_head(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
+    """Average, but each row of the head by how many samples of its class a copy has seen.
+
+    A class that nobody holds is averaged as the rest. The head is the last matrix of the state
+    with the bias of the same name. Raises ValueError where a copy tells no class counts.
+    """
+    fused = average(cloud, devices, cloud_weight)
+    copies, weights = _weighed(cloud, devices, cloud_weight)
+    rows = _row_weights(copies, weights)
+    weight_name = [name for name, tensor in fused.items() if tensor.dim() == 2][-1]
+    bias_name = weight_name.removesuffix("weight") + "bias"
+    for name in (weight_name, bias_name):
+        if name in fused:
+            stacked = torch.stack([copy.state[name].double() for copy in copies])
+            shares = rows.view(rows.shape + (1,) * (stacked.dim() - 2))
+            fused[name] = (shares * stacked).sum(0).to(fused[name].dtype)
     return fused
 
 
-FUSIONS: dict[str, Fusion] = {"average": average}
+def with_pooled_statistics(fusion: Fusion) -> Fusion:
+    """Return the rule with batch statistics pooled as those of one mixture of all samples."""
+
+    def fuse(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
+        copies, weights = _weighed(cloud, devices, cloud_weight)
+        pooled = pooled_statistics([copy.state for copy in copies], weights)
+        return {**fusion(cloud, devices, cloud_weight), **pooled}
+
+    return fuse
+
+
+FUSIONS: dict[str, Fusion] = {"average": average, "class_wise_head": class_wise_head}
+NEED_CLASS_COUNTS = {"class_wise_head"}
+
+
+def _weighed(
+    cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float
+) -> tuple[list[Copy], list[float]]:
+    """Return the copies, the cloud's first, and their weights, which sum to one."""
+    total = sum(copy.count for copy in devices)
+    if total <= 0:
+        raise ValueError("fusion needs at least one device with samples")
+    if cloud is None:
+        return list(devices), [copy.count / total for copy in devices]
+    shares = [(1 - cloud_weight) * copy.count / total for copy in devices]
+    return [cloud, *devices], [cloud_weight, *shares]
+
+
+def _weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    sums = torch.zeros(tensors[0].shape, dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        sums.add_(tensor.double(), alpha=weight)
+    return sums.to(tensors[0].dtype)
+
+
+def _row_weights(copies: Sequence[Copy], weights: Sequence[float]) -> Tensor:
+    """Return (copies, classes) shares that sum to one over the copies."""
+    counts = [copy.class_counts for copy in copies]
+    if any(count is None for count in counts):
+        raise ValueError("class_wise_head needs class counts of every copy")
+    shares = [c.double() / c.sum().clamp(min=1) for c in counts]  # type: ignore[union-attr]
+    plain = torch.tensor(weights, dtype=torch.float64).unsqueeze(1)
+    rows = plain * torch.stack(shares)
+    total = rows.sum(0)
+    return torch.where(total > 0, rows / total.clamp(min=1e-300), plain)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from dccl_flower.data.loader import ImageLoader, Loader, normalise
 
+Chooser = Callable[[Loader], Tensor]
+
 
 def class_counts(loader: Loader, num_classes: int) -> Tensor:
     """Return the samples a class (classes,), reading labels only where the loader offers them."""
+    return torch.bincount(labels_of(loader), minlength=num_classes)
+
+
+def labels_of(loader: Loader) -> Tensor:
+    """Return the labels (N,) of all samples in the loader's order."""
     if isinstance(loader, ImageLoader):
-        labels = loader.targets
-    else:
-        labels = torch.cat([targets for _, targets in loader])
-    return torch.bincount(labels, minlength=num_classes)
+        return loader.targets
+    return torch.cat([targets for _, targets in loader])
 
 
 def num_samples(loader: Loader) -> int:
@@ -28,14 +33,14 @@ def num_samples(loader: Loader) -> int:
     return sum(len(targets) for _, targets in loader)
 
 
-def take_exemplars(loader: Loader, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw ``count`` samples, as evenly over the classes as they reach.
+def take_exemplars(loader: Loader, choose: Chooser) -> dict[str, Tensor]:
+    """Return the samples whose positions (K,) ``choose`` picks from those of a loader.
 
     An ImageLoader gives ``images`` (N, H, W, C) uint8 with the ``mean`` and ``std`` to normalise
     them; any other loader is read once and gives ``images`` as it yields them. ``labels`` (N,).
     """
     if isinstance(loader, ImageLoader):
-        chosen = balanced_rows(loader.targets, count, generator)
+        chosen = choose(loader)
         return {
             "images": torch.from_numpy(loader.images[loader.rows[chosen.numpy()]]),
             "labels": loader.targets[chosen],
@@ -43,7 +48,7 @@ def take_exemplars(loader: Loader, count: int, generator: torch.Generator) -> di
             "std": torch.from_numpy(loader.std),
         }
     images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
-    chosen = balanced_rows(labels, count, generator)
+    chosen = choose([(images, labels)])
     return {"images": images[chosen], "labels": labels[chosen]}
 
 

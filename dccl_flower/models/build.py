@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
-from dccl_flower.models.normalisation import to_group_norm
+from dccl_flower.models.control import NoControl
+from dccl_flower.models.normalisation import standardise_weights, to_group_norm
 from dccl_flower.models.split import slice_co, split_vertically
 from dccl_flower.models.zoo import build_model, check_model
 
@@ -36,19 +37,20 @@ def build_submodels(conf: Conf, shape: tuple[int, int, int], num_classes: int) -
     Without names of their own the co-submodel is a slice of the base model and the mimic has the
     co-submodel's architecture; a co-submodel with its own backbone leaves the base model whole.
     """
-    model = conf.model
-    cloud = build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, "base")
-    if model.co.name is None:
-        example = torch.zeros(2, *shape)
-        cloud, _ = split_vertically(cloud, example, model.co_ratio, model.shared_stem)
     co, mimic = _co_and_mimic(conf, shape, num_classes)
-    return Submodels(cloud, co, mimic)
+    return Submodels(_cloud_submodel(conf.model, conf.seed, shape, num_classes), co, mimic)
+
+
+def build_base(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Build the uncut base model, with the weights that the submodels are cut from."""
+    model = conf.model
+    return build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, "base")
 
 
 def build_device_modules(
     conf: Conf, shape: tuple[int, int, int], num_classes: int
 ) -> tuple[nn.Module, nn.Module]:
-    """Build co-submodel and mimic as a device does: architectures only, weights come by wire.
+    """Build co-submodel and control as a device does: architectures only, weights come by wire.
 
     Raises ConfError where a model does not go with the images or cannot be cut.
     """
@@ -61,7 +63,7 @@ def build_device_modules(
     try:
         # Tensors without data: cutting a large base model must not cost a device its memory.
         with torch.device("meta"):
-            modules = _co_and_mimic(replace(conf, model=bare), shape, num_classes)
+            modules = _co_and_control(replace(conf, model=bare), shape, num_classes)
             for module in modules:
                 module.eval()(torch.zeros(2, *shape))
     except (RuntimeError, ValueError, StopIteration) as error:
@@ -70,16 +72,34 @@ def build_device_modules(
         cause = str(error).splitlines()[0]
         raise ConfError(f"model.base={bare.base}: does not fit images {shape} ({cause})") from error
     if any(_has_hidden_buffers(module) for module in modules):
-        return _co_and_mimic(replace(conf, model=bare), shape, num_classes)
-    co, mimic = (module.to_empty(device="cpu") for module in modules)
-    for tensor in (*co.state_dict().values(), *mimic.state_dict().values()):
+        return _co_and_control(replace(conf, model=bare), shape, num_classes)
+    co, control = (module.to_empty(device="cpu") for module in modules)
+    for tensor in (*co.state_dict().values(), *control.state_dict().values()):
         tensor.zero_()
-    return co, mimic
+    return co, control
 
 
 def _has_hidden_buffers(module: nn.Module) -> bool:
     """Tell whether the module computes with tensors that its state, and so the wire, leaves out."""
     return any(name not in module.state_dict() for name, _ in module.named_buffers())
+
+
+def _cloud_submodel(
+    model: ModelConf, seed: int, shape: tuple[int, int, int], num_classes: int
+) -> nn.Module:
+    base = build_model(model.base, shape[0], num_classes, model.pretrained, seed, "base")
+    if model.co.name is not None:
+        return base
+    return split_vertically(base, torch.zeros(2, *shape), model.co_ratio, model.shared_stem)[0]
+
+
+def _co_and_control(
+    conf: Conf, shape: tuple[int, int, int], num_classes: int
+) -> tuple[nn.Module, nn.Module]:
+    co, mimic = _co_and_mimic(conf, shape, num_classes)
+    if conf.control == "cloud_submodel":
+        return co, _cloud_submodel(conf.model, conf.seed, shape, num_classes)
+    return co, NoControl(co) if conf.control == "none" else mimic
 
 
 def _co_and_mimic(
@@ -98,6 +118,8 @@ def _co_and_mimic(
 
     co = build(model.co, "co")
     mimic = build(model.mimic if model.mimic.name is not None else model.co, "mimic")
-    if conf.normalisation == "group":
+    if conf.normalisation in ("group", "group_ws"):
         to_group_norm(co)
+    if conf.normalisation == "group_ws":
+        standardise_weights(co)
     return co, mimic

@@ -23,6 +23,37 @@ def to_group_norm(model: nn.Module) -> None:
             to_group_norm(child)
 
 
+def standardise_weights(model: nn.Module) -> None:
+    """Replace every plain convolution outside frozen parts by one that standardises its weights.
+
+    It helps group norm to train as batch norm does (Qiao et al., arXiv 1903.10520). Kernels of a
+    single weight, which cannot be standardised, and a library's own kinds of convolution stay.
+    """
+    for name, child in list(model.named_children()):
+        if type(child) is nn.Conv2d and child.padding_mode == "zeros":
+            if child.weight[0].numel() > 1:
+                setattr(model, name, _standardised_like(child))
+        elif not isinstance(child, Frozen):
+            standardise_weights(child)
+
+
+def _standardised_like(conv: nn.Conv2d) -> nn.Module:
+    from timm.layers import StdConv2d
+
+    standardised = StdConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        conv.groups,
+        conv.bias is not None,
+    )
+    standardised.load_state_dict(conv.state_dict())
+    return standardised
+
+
 def _group_norm_like(batch_norm: _BatchNorm) -> nn.Module:
     channels = batch_norm.num_features
     groups = max(1, channels // CHANNELS_PER_GROUP)

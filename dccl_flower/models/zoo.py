@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from dccl_flower.config import ConfError
-from dccl_flower.models.small import small_cnn, vgg16_cifar
+from dccl_flower.models.small import small_cnn, vgg16_cifar, vgg16_slim
 from dccl_flower.seeds import isolated_rng
 
-OWN_MODELS = {"small_cnn": small_cnn, "vgg16_cifar": vgg16_cifar}
+OWN_MODELS = {"small_cnn": small_cnn, "vgg16_cifar": vgg16_cifar, "vgg16_slim": vgg16_slim}
 
 
 def check_model(key: str, name: str, in_channels: int) -> None:

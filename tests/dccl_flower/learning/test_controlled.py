@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.learning.controlled import LocalRecipe, learning_rate, train_controlled
+from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, train_controlled
 from dccl_flower.models.frozen import Frozen
 from dccl_flower.models.served import ServedModel
 
@@ -50,17 +50,33 @@ def ones(size=2):
     return torch.ones(size, 1), torch.zeros(size, dtype=torch.long)
 
 
-@pytest.mark.parametrize("freeze_statistics", [False, True])
-def test_one_step_has_the_gradient_of_the_served_sum_with_the_mimic(freeze_statistics):
+def numbered_batches():
+    return (one_batch(seed=seed) for seed in count())
+
+
+def slide(recipe, **options):
+    """Return where a weight of 0 ends on a slope of one."""
+    co = one_weight()
+    train_controlled(co, no_control(), repeat(ones()), constant_slope, recipe, **options)
+    return co.weight.item()
+
+
+def train(co, batches, recipe, **options):
+    control = net_with_batch_norm(2)
+    train_controlled(co, control, batches, functional.cross_entropy, recipe, **options)
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_one_step_has_the_gradient_of_the_served_sum_with_the_mimic(statistics):
     co, mimic = net_with_batch_norm(1), net_with_batch_norm(2)
     images, labels = one_batch()
     served = ServedModel(copy.deepcopy(mimic).eval(), copy.deepcopy(co).train())
-    if freeze_statistics:
+    if statistics != "batch":
         served.co[1].eval()
     functional.cross_entropy(served(images), labels).backward()
 
     before = copy.deepcopy(co)
-    recipe = LocalRecipe(1, 1.0, 0.0, 0.0, freeze_statistics)
+    recipe = LocalRecipe(1, 1.0, 0.0, 0.0, statistics)
     train_controlled(co, mimic, iter([(images, labels)]), functional.cross_entropy, recipe)
 
     old, expected = dict(before.named_parameters()), dict(served.co.named_parameters())
@@ -124,11 +140,68 @@ def test_momentum_carries_over_the_steps_of_one_call():
     assert co.weight.item() == pytest.approx(-0.29)
 
 
-def test_momentum_is_fresh_each_call():
+def test_momentum_is_fresh_each_call_unless_it_is_kept():
     co, recipe = one_weight(), LocalRecipe(1, 0.1, momentum=0.9, weight_decay=0.0)
     for _ in range(2):
         train_controlled(co, no_control(), repeat(ones()), constant_slope, recipe)
     assert co.weight.item() == pytest.approx(-0.2)
+
+
+def test_momentum_kept_over_two_calls_is_that_of_one_call_with_all_steps():
+    whole, parts, kept = net_with_batch_norm(1), net_with_batch_norm(1), {}
+    train(whole, numbered_batches(), LocalRecipe(5, 0.1))
+    batches = numbered_batches()
+    for steps in (2, 3):
+        train(parts, batches, LocalRecipe(steps, 0.1), momentum=kept)
+    torch.testing.assert_close(parts.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_an_empty_momentum_is_filled_with_the_last_buffers():
+    # v = 1, then 0.5 + 1.
+    kept = {}
+    slide(LocalRecipe(2, 0.1, momentum=0.5, weight_decay=0.0), momentum=kept)
+    assert {name: buffer.item() for name, buffer in kept.items()} == {"weight": 1.5}
+
+
+def test_without_momentum_none_is_kept():
+    kept = {}
+    slide(PLAIN_STEP, momentum=kept)
+    assert kept == {}
+
+
+def test_frozen_parts_have_no_momentum():
+    co, kept = nn.Sequential(Frozen(nn.Linear(4, 2)), nn.Linear(2, 3)).double(), {}
+    train(co, numbered_batches(), LocalRecipe(1, 0.1), momentum=kept)
+    assert sorted(kept) == ["1.bias", "1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum", "travel"),
+    [
+        (1, 0.0, 1.5),  # a slope of 1 and the correction of 0.5
+        (2, 0.5, 1.5 + 2.25),  # v = 1.5, then 0.5 * 1.5 + 1.5
+    ],
+)
+def test_a_correction_is_added_to_the_gradient_of_every_step(steps, momentum, travel):
+    correction = {"weight": torch.tensor([[0.5]])}
+    weight = slide(LocalRecipe(steps, 0.1, momentum, 0.0), correction=correction)
+    assert weight == pytest.approx(-0.1 * travel)
+    assert correction["weight"].item() == 0.5
+
+
+def test_a_correction_reaches_the_parameter_of_its_name_alone():
+    plain, corrected = net_with_batch_norm(1), net_with_batch_norm(1)
+    apart = {"0.bias": torch.arange(5.0, dtype=torch.float64)}
+    train(plain, numbered_batches(), PLAIN_STEP)
+    train(corrected, numbered_batches(), PLAIN_STEP, correction=apart)
+    for name, tensor in plain.state_dict().items():
+        moved = tensor - corrected.state_dict()[name]
+        torch.testing.assert_close(moved, apart.get(name, torch.zeros_like(tensor)))
+
+
+def test_a_gradient_longer_than_allowed_is_cut():
+    recipe = LocalRecipe(1, 0.1, 0.0, 0.0, max_grad_norm=0.25)
+    assert slide(recipe) == pytest.approx(-0.1 * 0.25, rel=1e-4)
 
 
 def test_weight_decay_pulls_on_the_weight():
@@ -162,18 +235,38 @@ def test_loss_and_accuracy_are_means_over_samples_not_over_batches():
 
 
 @pytest.mark.parametrize(
-    ("freeze_statistics", "mean", "variance"), [(False, 0.2, 1.1), (True, 0.0, 1.0)]
+    ("statistics", "mean", "variance"), [("batch", 0.2, 1.1), ("frozen", 0.0, 1.0)]
 )
-def test_freeze_statistics_keeps_running_statistics(freeze_statistics, mean, variance):
+def test_frozen_statistics_keep_running_statistics(statistics, mean, variance):
     # Samples 1 and 3: mean 2, variance 2; a tenth of each enters the running values 0 and 1.
     co = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
     batch = torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1])
-    recipe = LocalRecipe(1, 0.1, freeze_statistics=freeze_statistics)
+    recipe = LocalRecipe(1, 0.1, statistics=statistics)
     scale = co[0].weight.detach().clone()
     train_controlled(co, no_control(2), iter([batch]), functional.cross_entropy, recipe)
     assert co[0].running_mean.item() == pytest.approx(mean)
     assert co[0].running_var.item() == pytest.approx(variance)
     assert not torch.equal(co[0].weight, scale)
+
+
+def test_fused_statistics_are_those_of_all_inputs_of_the_round():
+    # 1, 5, 9 and 3: mean 18/4, and squares 12.25 + 0.25 + 20.25 + 2.25 = 35 over 4.
+    co = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
+    batches = [torch.tensor([[1.0], [5.0], [9.0]]), torch.tensor([[3.0]]), torch.tensor([[99.0]])]
+    labelled = ((images, torch.zeros(len(images), dtype=torch.long)) for images in batches)
+    recipe = LocalRecipe(2, 0.1, statistics="fused")
+    train_controlled(co, no_control(2), labelled, functional.cross_entropy, recipe)
+    assert co[0].running_mean.item() == pytest.approx(4.5)
+    assert co[0].running_var.item() == pytest.approx(8.75)
+
+
+def test_fused_statistics_train_under_the_old_ones():
+    frozen, fused = net_with_batch_norm(1), net_with_batch_norm(1)
+    for co, statistics in ((frozen, "frozen"), (fused, "fused")):
+        train(co, numbered_batches(), LocalRecipe(4, 0.1, statistics=statistics))
+    expected = dict(frozen.named_parameters())
+    torch.testing.assert_close(dict(fused.named_parameters()), expected, rtol=0, atol=0)
+    assert not torch.equal(fused[1].running_mean, frozen[1].running_mean)
 
 
 def test_the_co_submodel_is_left_in_eval_mode():
@@ -182,20 +275,3 @@ def test_the_co_submodel_is_left_in_eval_mode():
         co, net_with_batch_norm(2), repeat(one_batch()), functional.cross_entropy, PLAIN_STEP
     )
     assert not any(module.training for module in co.modules())
-
-
-@pytest.mark.parametrize(
-    ("schedule", "num_rounds", "expected"),
-    [
-        ("constant", 3, [0.2, 0.2, 0.2]),
-        ("last_two_halved", 5, [0.2, 0.2, 0.2, 0.1, 0.1]),
-        ("last_two_halved", 2, [0.1, 0.1]),
-        ("last_two_halved", 1, [0.1]),
-        # 0.2 * (0.05 + 0.95 * (1 + cos(pi * k / 4)) / 2) for k = 0..4
-        ("cosine", 5, [0.2, 0.1721751, 0.105, 0.0378249, 0.01]),
-        ("cosine", 1, [0.2]),
-    ],
-)
-def test_learning_rate_of_every_round(schedule, num_rounds, expected):
-    rates = [learning_rate(schedule, 0.2, r + 1, num_rounds) for r in range(num_rounds)]
-    assert rates == pytest.approx(expected, abs=1e-7)

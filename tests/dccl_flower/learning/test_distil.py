@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import DistilConf
 from dccl_flower.data.loader import ImageLoader
+from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.distil import distil
 from dccl_flower.learning.evaluate import predict
 
@@ -56,7 +57,7 @@ def weight_of_one(value=1.0):
     return model
 
 
-def run(mimic, teacher, loader, epochs, lr=0.05, validation=None):
+def run(mimic, teacher, loader, epochs, lr=0.05, validation=None, mixup=False, **options):
     """Distil and return a copy of the state after every epoch."""
     states = []
 
@@ -65,8 +66,8 @@ def run(mimic, teacher, loader, epochs, lr=0.05, validation=None):
         states.append(copy.deepcopy(mimic.state_dict()))
 
     generator = torch.Generator().manual_seed(0)
-    settings = DistilConf(epochs=epochs, lr=lr)
-    distil(mimic, teacher, loader, settings, generator, validation, on_epoch=on_epoch)
+    settings = DistilConf(epochs=epochs, lr=lr, mixup=mixup)
+    distil(mimic, teacher, loader, settings, generator, validation, on_epoch=on_epoch, **options)
     assert len(states) == epochs
     return states
 
@@ -75,6 +76,20 @@ def count_rows(teacher):
     rows = []
     teacher.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     return rows
+
+
+def images_shown(model):
+    """Return a list that fills with the batches that the model is called on."""
+    shown = []
+    model.register_forward_hook(lambda module, inputs, output: shown.append(inputs[0].clone()))
+    return shown
+
+
+def distance_to_segment(point, start, end):
+    """Return how far a blend misses the line from one image to another."""
+    way = (end - start).flatten()
+    share = ((point - start).flatten() @ way / (way @ way)).clamp(0, 1)
+    return (point - start - share * (end - start)).norm().item()
 
 
 def gap(mimic, teacher, loader):
@@ -201,3 +216,64 @@ def test_the_mimic_learns_in_training_mode_and_is_left_in_eval_mode(training):
     run(mimic, linear(2), image_loader(), 2, validation=image_loader(batch_size=6))
     assert modes == [True, True, False] * 2
     assert not any(module.training for module in mimic.modules())
+
+
+def test_with_mixup_the_teacher_sees_blends_of_the_images_of_a_batch():
+    teacher = linear(2)
+    shown = images_shown(teacher)
+    run(linear(1), teacher, data_loader(shuffle=False), epochs=3, mixup=True)
+    originals = [images for images, _ in data_loader(shuffle=False)] * 3
+    moved = []
+    for blended, batch in zip(shown, originals, strict=True):
+        assert (blended >= batch.amin(0) - 1e-6).all()
+        assert (blended <= batch.amax(0) + 1e-6).all()
+        batch = list(batch)
+        for own, blend in zip(batch, blended, strict=True):
+            others = [other for other in batch if other is not own]
+            assert min(distance_to_segment(blend, own, other) for other in others) < 1e-5
+            moved.append(not torch.allclose(own, blend, atol=1e-3))
+    # An image may meet itself, a third of the time.
+    assert sum(moved) > len(moved) / 3
+
+
+def test_without_mixup_the_teacher_sees_the_images_themselves():
+    teacher = linear(2)
+    shown = images_shown(teacher)
+    run(linear(1), teacher, data_loader(shuffle=False), epochs=2)
+    originals = [images for images, _ in data_loader(shuffle=False)] * 2
+    assert all(torch.equal(seen, own) for seen, own in zip(shown, originals, strict=True))
+
+
+@pytest.mark.parametrize("loader", [image_loader(), data_loader()], ids=["raw", "dl"])
+def test_with_mixup_teacher_and_mimic_see_the_same_images_batch_by_batch(loader):
+    teacher, mimic = linear(2), linear(1)
+    taught, learnt = images_shown(teacher), images_shown(mimic)
+    run(mimic, teacher, loader, epochs=4, mixup=True)
+    assert [len(images) for images in taught] == [3, 3] * 4
+    assert all(torch.equal(one, other) for one, other in zip(taught, learnt, strict=True))
+    assert not torch.equal(taught[0], taught[2])
+
+
+def test_with_mixup_the_mimic_approaches_the_teacher():
+    mimic, teacher = linear(1), linear(2)
+    before = gap(mimic, teacher, image_loader())
+    run(mimic, teacher, image_loader(), epochs=80, mixup=True)
+    assert gap(mimic, teacher, image_loader()) < before / 20
+
+
+def test_blends_follow_the_generator_alone():
+    states = []
+    for seed in (1, 2):
+        mimic, teacher, loader = linear(1), linear(2), data_loader(shuffle=False)
+        torch.manual_seed(seed)
+        states.append(run(mimic, teacher, loader, epochs=2, mixup=True)[-1])
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_mixed_precision_is_for_training_and_weights_stay_in_single_precision():
+    mimic, dtypes = linear(1), []
+    mimic.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    compute = Compute(mixed_precision=True, channels_last=True)
+    run(mimic, linear(2), image_loader(), 2, validation=image_loader(batch_size=6), compute=compute)
+    assert dtypes == [torch.bfloat16, torch.bfloat16, torch.float32] * 2
+    assert {p.dtype for p in mimic.parameters()} == {torch.float32}

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import astuple
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.learning.evaluate import Scorer, Scores, accuracy, predict
+from dccl_flower.learning.evaluate import Scorer, Scores, accuracy, predict, score_sides
 
 # Four samples, three classes; images are one-hot, so that a linear model holds its logits.
 LABELS = torch.tensor([0, 1, 2, 2])
@@ -45,6 +46,20 @@ def test_accuracy_without_rows_is_not_a_number():
     assert math.isnan(accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)))
 
 
+@pytest.mark.parametrize(
+    ("cloud_classes", "device_classes", "expected"),
+    [
+        # answers 0, 1, 0, 1 to labels 0, 1, 2, 2
+        ([0, 1], [2], Scores(0.5, 1.0, 0.0)),
+        ([1, 2], [0], Scores(0.5, 1 / 3, 1.0)),
+        ([0, 1, 2], [1, 2], Scores(0.5, 0.5, 1 / 3)),
+    ],
+)
+def test_scores_of_both_sides_by_hand(cloud_classes, device_classes, expected):
+    found = score_sides(torch.tensor(CLOUD), LABELS, cloud_classes, device_classes)
+    assert astuple(found) == pytest.approx(astuple(expected))
+
+
 def test_scores_of_the_cloud_submodel_by_hand():
     # answers 0, 1, 0, 1
     assert scorer().cloud_submodel() == Scores(0.5, 1.0, 0.0)
@@ -60,6 +75,16 @@ def test_scores_of_the_sums_by_hand():
     scores, mimic_co = scorer().served(table(CO).state_dict())
     assert scores == Scores(0.75, 1.0, 0.5)
     assert mimic_co == 0.5
+
+
+def test_fidelity_of_the_mimic_by_hand():
+    # Squares sum to 5 + 1.04 on the cloud's two samples and to 10 + 9 on the devices', over
+    # six logits each; the answers are 0, 1 | 0, 1 and 1, 0 | 2, 1.
+    sides = scorer().mimic_fidelity()
+    assert sorted(sides) == ["cloud_classes", "device_classes"]
+    assert sides["cloud_classes"].logit_mse == pytest.approx(6.04 / 6)
+    assert sides["device_classes"].logit_mse == pytest.approx(19 / 6)
+    assert (sides["cloud_classes"].agreement, sides["device_classes"].agreement) == (0.0, 0.5)
 
 
 def test_every_state_is_scored_afresh():

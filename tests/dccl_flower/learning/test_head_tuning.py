@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.learning.fusion import average
+from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_gradient, head_part
 from dccl_flower.models.served import ServedModel
 
@@ -44,9 +44,9 @@ def pooled(parts):
 def test_cloud_and_devices_together_give_the_gradient_of_the_pooled_data(device_sizes):
     cloud_part = samples(4, seed=0)
     parts = [samples(size, seed=1 + place) for place, size in enumerate(device_sizes)]
-    cloud, cloud_count = gradient_of([cloud_part])
-    devices = [gradient_of([part])[::-1] for part in parts]
-    share = cloud_count / (cloud_count + sum(device_sizes))
+    cloud = Copy(*gradient_of([cloud_part]))
+    devices = [Copy(*gradient_of([part])) for part in parts]
+    share = cloud.count / (cloud.count + sum(device_sizes))
     fused = average(cloud, devices, share)
     expected, total = gradient_of([pooled([cloud_part, *parts])])
     assert total == 4 + sum(device_sizes)
@@ -55,7 +55,7 @@ def test_cloud_and_devices_together_give_the_gradient_of_the_pooled_data(device_
 
 def test_devices_alone_give_the_gradient_of_their_pooled_data():
     parts = [samples(2, seed=1), samples(7, seed=2)]
-    fused = average(None, [gradient_of([part])[::-1] for part in parts], 0.5)
+    fused = average(None, [Copy(*gradient_of([part])) for part in parts], 0.5)
     expected, _ = gradient_of([pooled(parts)])
     torch.testing.assert_close(fused, expected, rtol=1e-9, atol=1e-12)
 

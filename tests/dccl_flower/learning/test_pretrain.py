@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import PretrainConf
+from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.pretrain import pretrain
 
@@ -40,7 +41,26 @@ def conf(epochs, lr=0.1):
     return PretrainConf(epochs=epochs, lr=lr, momentum=0.9, weight_decay=5e-4)
 
 
-def run(model, loader, settings, validation=None):
+def two_of_three_classes():
+    """Return the samples of classes 0 and 1 alone."""
+    held = LABELS < 2
+    return DataLoader(TensorDataset(IMAGES[held], LABELS[held]), 2)
+
+
+def linear(classes, rows):
+    """Return a linear model of that many of the same three classes."""
+    model = nn.Linear(2, classes)
+    model.load_state_dict({"weight": rows[:classes, :2], "bias": rows[:classes, 2]})
+    return model
+
+
+def masked(mask_unseen, **options):
+    return PretrainConf(
+        epochs=3, lr=0.1, momentum=0.9, weight_decay=0.0, mask_unseen=mask_unseen, **options
+    )
+
+
+def run(model, loader, settings, validation=None, compute=None):
     """Pretrain and return a copy of the state after every epoch."""
     states = []
 
@@ -49,7 +69,8 @@ def run(model, loader, settings, validation=None):
         states.append(copy.deepcopy(model.state_dict()))
 
     generator = torch.Generator().manual_seed(0)
-    pretrain(model, loader, settings, generator, validation, on_epoch=on_epoch)
+    options = {"on_epoch": on_epoch} | ({} if compute is None else {"compute": compute})
+    pretrain(model, loader, settings, generator, validation, **options)
     assert len(states) == settings.epochs
     return states
 
@@ -113,3 +134,49 @@ def test_the_model_is_left_in_eval_mode():
     model = net().train()
     run(model, separable(), conf(epochs=1), validation=separable())
     assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("mask_unseen", [False, True])
+def test_only_a_masked_head_learns_nothing_of_an_unseen_class(mask_unseen):
+    model = net()
+    head = copy.deepcopy(model[3])
+    run(model, two_of_three_classes(), masked(mask_unseen))
+    assert (model[3].bias[2] == head.bias[2]).item() is mask_unseen
+    assert torch.equal(model[3].weight[2], head.weight[2]) is mask_unseen
+    assert not torch.equal(model[3].weight[:2], head.weight[:2])
+
+
+def test_a_masked_linear_model_says_of_an_unseen_class_what_it_said_before():
+    rows = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    model = linear(3, rows)
+    before, _ = predict(model, separable())
+    run(model, two_of_three_classes(), masked(True))
+    after, _ = predict(model, separable())
+    assert torch.equal(after[:, 2], before[:, 2])
+    assert not torch.allclose(after[:, :2], before[:, :2])
+
+
+def test_masked_training_is_that_of_a_model_of_the_seen_classes_alone():
+    rows = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    three, two = linear(3, rows), linear(2, rows)
+    run(three, two_of_three_classes(), masked(True))
+    run(two, two_of_three_classes(), masked(False))
+    torch.testing.assert_close(three.weight[:2], two.weight)
+    torch.testing.assert_close(three.bias[:2], two.bias)
+
+
+def test_masking_changes_nothing_where_every_class_is_seen():
+    plain, other = net(), net()
+    run(plain, separable(), masked(False))
+    run(other, separable(), masked(True))
+    assert same(plain.state_dict(), other.state_dict())
+
+
+def test_mixed_precision_is_for_training_and_weights_stay_in_single_precision():
+    model, dtypes = net(), []
+    model.register_forward_hook(lambda module, inputs, out: dtypes.append(out.dtype))
+    compute = Compute(mixed_precision=True, channels_last=True)
+    run(model, separable(), conf(epochs=15), separable(batch_size=6), compute)
+    assert dtypes == [torch.bfloat16, torch.bfloat16, torch.float32] * 15
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert accuracy(*predict(model, separable())) == 1.0

@@ -12,6 +12,7 @@ from dccl_flower.learning.samples import (
     balanced_rows,
     class_counts,
     exemplar_images,
+    labels_of,
     num_samples,
     replayed_counts,
     take_exemplars,
@@ -39,6 +40,10 @@ def data_loader(**options):
     return DataLoader(TensorDataset(images, LABELS), 4, **options)
 
 
+def balanced(count):
+    return lambda loader: balanced_rows(labels_of(loader), count, generator())
+
+
 def label_of(number):
     return LABELS[ROWS.tolist().index(int(number))].item()
 
@@ -48,6 +53,7 @@ def label_of(number):
 )
 def test_counts_of_every_kind_of_loader(loader):
     assert class_counts(loader, 4).tolist() == [1, 4, 1, 0]
+    assert sorted(labels_of(loader).tolist()) == sorted(LABELS.tolist())
     assert num_samples(loader) == 6
 
 
@@ -88,7 +94,7 @@ def test_balanced_rows_are_drawn_at_random_by_the_generator_alone():
 
 @pytest.mark.parametrize("augment", ["none", "flip_crop"])
 def test_exemplars_of_an_image_loader_are_raw_images_with_their_labels(augment):
-    exemplars = take_exemplars(image_loader(augment), 3, generator())
+    exemplars = take_exemplars(image_loader(augment), balanced(3))
     assert exemplars["images"].shape == (3, 4, 4, 1)
     assert exemplars["images"].dtype == torch.uint8
     for image, label in zip(exemplars["images"], exemplars["labels"], strict=True):
@@ -101,7 +107,7 @@ def test_exemplars_of_an_image_loader_are_raw_images_with_their_labels(augment):
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_exemplars_of_any_other_loader_are_images_as_it_yields_them(shuffle):
-    exemplars = take_exemplars(data_loader(shuffle=shuffle), 4, generator())
+    exemplars = take_exemplars(data_loader(shuffle=shuffle), balanced(4))
     assert sorted(exemplars) == ["images", "labels"]
     numbers = exemplars["images"].flatten().tolist()
     assert len(set(numbers)) == 4
@@ -109,8 +115,27 @@ def test_exemplars_of_any_other_loader_are_images_as_it_yields_them(shuffle):
     assert sorted(exemplars["labels"].tolist()) == [0, 1, 1, 2]
 
 
+def test_exemplars_are_those_chosen_in_the_order_chosen():
+    exemplars = take_exemplars(image_loader(), lambda loader: torch.tensor([4, 0]))
+    assert exemplars["images"][:, 0, 0, 0].tolist() == [0, 7]
+    assert exemplars["labels"].tolist() == [2, 1]
+    exemplars = take_exemplars(data_loader(), lambda loader: torch.tensor([4, 0]))
+    assert exemplars["images"].flatten().tolist() == [0.0, 7.0]
+    assert exemplars["labels"].tolist() == [2, 1]
+
+
+def test_a_choice_among_shuffled_samples_is_made_on_the_order_they_came_in():
+    # Another pass over the loader gives another order; positions in it would pick others.
+    def largest(loader):
+        return torch.cat([images for images, _ in loader]).flatten().argsort(descending=True)[:2]
+
+    exemplars = take_exemplars(data_loader(shuffle=True), largest)
+    assert exemplars["images"].flatten().tolist() == [9.0, 7.0]
+    assert exemplars["labels"].tolist() == [label_of(9), label_of(7)]
+
+
 def test_more_exemplars_than_samples_are_all_samples():
-    exemplars = take_exemplars(image_loader(), 100, generator())
+    exemplars = take_exemplars(image_loader(), balanced(100))
     assert sorted(exemplars["images"][:, 0, 0, 0].tolist()) == sorted(ROWS.tolist())
 
 
@@ -130,14 +155,14 @@ def test_exemplar_images_keep_channels_apart():
 
 
 def test_exemplar_images_are_those_of_the_loader_they_come_from():
-    exemplars = take_exemplars(image_loader(), 6, generator())
+    exemplars = take_exemplars(image_loader(), balanced(6))
     own = torch.cat([images for images, _ in image_loader()])
     order = [ROWS.tolist().index(n) for n in exemplars["images"][:, 0, 0, 0].tolist()]
     torch.testing.assert_close(exemplar_images(exemplars), own[order])
 
 
 def test_exemplar_images_without_statistics_are_taken_as_they_are():
-    exemplars = take_exemplars(data_loader(), 2, generator())
+    exemplars = take_exemplars(data_loader(), balanced(2))
     assert exemplar_images(exemplars) is exemplars["images"]
 
 

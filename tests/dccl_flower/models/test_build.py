@@ -2,12 +2,19 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import StdConv2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
 from dccl_flower.models import build as build_module
-from dccl_flower.models.build import build_device_modules, build_submodels, check_models
+from dccl_flower.models.build import (
+    build_base,
+    build_device_modules,
+    build_submodels,
+    check_models,
+)
+from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
 from dccl_flower.models.zoo import build_model
 
@@ -15,9 +22,14 @@ GREY, RGB = (1, 8, 8), (3, 32, 32)
 TIMM = "timm/mobilenetv3_small_050"
 
 
-def make_conf(seed=0, normalisation="batch", co=None, mimic=None, **model):
+def make_conf(seed=0, normalisation="batch", control="mimic", co=None, mimic=None, **model):
     backbones = {"co": BackboneConf(co), "mimic": BackboneConf(mimic)}
-    return Conf(seed=seed, normalisation=normalisation, model=ModelConf(**backbones, **model))
+    return Conf(
+        seed=seed,
+        normalisation=normalisation,
+        control=control,
+        model=ModelConf(**backbones, **model),
+    )
 
 
 def shapes(model):
@@ -27,6 +39,10 @@ def shapes(model):
 def same_weights(model, other):
     own, others = model.state_dict(), other.state_dict()
     return shapes(model) == shapes(other) and all(torch.equal(own[n], others[n]) for n in own)
+
+
+def is_standardised(model):
+    return any(isinstance(module, StdConv2d) for module in model.modules())
 
 
 def has_batch_norm(model):
@@ -99,9 +115,39 @@ def test_group_norm_is_for_the_co_submodel_alone():
     assert has_batch_norm(submodels.mimic)
 
 
-@pytest.mark.parametrize("normalisation", ["batch", "batch_frozen"])
+@pytest.mark.parametrize("normalisation", ["batch", "batch_frozen", "batch_fused"])
 def test_other_normalisations_keep_batch_norm(normalisation):
-    assert has_batch_norm(build_submodels(make_conf(normalisation=normalisation), GREY, 10).co)
+    co = build_submodels(make_conf(normalisation=normalisation), GREY, 10).co
+    assert has_batch_norm(co)
+    assert not is_standardised(co)
+
+
+def test_weights_are_standardised_beside_group_norm_in_the_co_submodel_alone():
+    submodels = build_submodels(make_conf(normalisation="group_ws"), GREY, 10)
+    assert is_standardised(submodels.co)
+    assert not has_batch_norm(submodels.co)
+    for other in (submodels.cloud, submodels.mimic):
+        assert has_batch_norm(other)
+        assert not is_standardised(other)
+    assert not is_standardised(build_submodels(make_conf(normalisation="group"), GREY, 10).co)
+
+
+def test_standardised_weights_are_still_a_slice_of_the_base_model():
+    plain, standardised = (
+        build_submodels(make_conf(normalisation=kind), GREY, 10).co
+        for kind in ("group", "group_ws")
+    )
+    assert same_weights(plain, standardised)
+
+
+@pytest.mark.parametrize("co", [None, "small_cnn"])
+def test_the_base_model_is_the_whole_that_the_submodels_are_cut_from(co):
+    conf = make_conf(seed=3, co=co)
+    base = build_base(conf, GREY, 10)
+    assert same_weights(base, build_model("small_cnn", 1, 10, False, 3, "base"))
+    cloud = build_submodels(conf, GREY, 10).cloud
+    kept = len(cloud.features[0].weight)
+    assert torch.equal(base.features[0].weight[:kept], cloud.features[0].weight)
 
 
 def test_co_and_mimic_take_a_shared_stem_from_the_cloud():
@@ -122,7 +168,14 @@ def test_a_shared_stem_goes_with_group_norm():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"shared_stem": True}, {"normalisation": "group"}, {"co_ratio": 0.5}, {"co": "small_cnn"}],
+    [
+        {},
+        {"shared_stem": True},
+        {"normalisation": "group"},
+        {"normalisation": "group_ws"},
+        {"co_ratio": 0.5},
+        {"co": "small_cnn"},
+    ],
 )
 def test_a_device_builds_the_same_architectures(options):
     conf = make_conf(**options)
@@ -131,6 +184,47 @@ def test_a_device_builds_the_same_architectures(options):
     assert list(exchanged_state(co)) == list(exchanged_state(submodels.co))
     assert shapes(co) == shapes(submodels.co)
     assert shapes(mimic) == shapes(submodels.mimic)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_stem": True}, {"co": "vgg16_slim"}])
+def test_a_device_builds_the_cloud_submodel_where_it_is_the_control(options):
+    conf = make_conf(control="cloud_submodel", **options)
+    submodels = build_submodels(conf, RGB, 10)
+    co, control = build_device_modules(conf, RGB, 10)
+    assert shapes(co) == shapes(submodels.co)
+    assert shapes(control) == shapes(submodels.cloud) != shapes(submodels.mimic)
+
+
+@pytest.mark.parametrize("mimic", [None, "small_cnn"])
+def test_a_device_builds_the_mimic_where_it_is_the_control(mimic):
+    conf = make_conf(control="mimic", mimic=mimic)
+    _, control = build_device_modules(conf, GREY, 10)
+    assert shapes(control) == shapes(build_submodels(conf, GREY, 10).mimic)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared_stem": True}, {"co": "small_cnn"}])
+def test_a_device_without_control_adds_nothing(options):
+    conf = make_conf(control="none", **options)
+    submodels = build_submodels(conf, GREY, 10)
+    co, control = build_device_modules(conf, GREY, 10)
+    assert isinstance(control, NoControl)
+    assert shapes(co) == shapes(submodels.co)
+    assert shapes(control) == shapes(NoControl(submodels.co))
+    assert torch.equal(control(torch.ones(2, *GREY)), torch.zeros(2, 10))
+
+
+@pytest.mark.parametrize("control", ["mimic", "cloud_submodel", "none"])
+def test_any_control_brings_the_shared_stem_to_a_device(control):
+    conf = make_conf(control=control, shared_stem=True)
+    submodels = build_submodels(conf, GREY, 10)
+    for part in (submodels.co, submodels.mimic):
+        copy_frozen(submodels.cloud, part)
+    sent = {"cloud_submodel": submodels.cloud, "mimic": submodels.mimic}
+    on_cloud = sent.get(control) or NoControl(submodels.co)
+    co, on_device = build_device_modules(conf, GREY, 10)
+    on_device.load_state_dict(on_cloud.state_dict())
+    copy_frozen(on_device, co)
+    assert torch.equal(co.features[0].module.weight, submodels.cloud.features[0].weight)
 
 
 def recording_build(calls, name, channels, classes, pretrained, seed, purpose):
@@ -157,8 +251,9 @@ def test_pretrained_weights_go_where_they_are_asked_for(calls):
     }
 
 
-def test_devices_never_fetch_pretrained_weights(calls):
-    conf = make_conf(pretrained=True)
+@pytest.mark.parametrize("control", ["mimic", "cloud_submodel", "none"])
+def test_devices_never_fetch_pretrained_weights(calls, control):
+    conf = make_conf(pretrained=True, control=control)
     conf.model.co = BackboneConf("small_cnn", pretrained=True)
     conf.model.mimic = BackboneConf("small_cnn", pretrained=True)
     build_device_modules(conf, GREY, 10)

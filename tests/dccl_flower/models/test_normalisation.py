@@ -1,11 +1,12 @@
 import pytest
 import torch
+from timm.layers import StdConv2d
 from torch import nn
-from torch.nn.functional import hardswish
+from torch.nn.functional import conv2d, hardswish
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dccl_flower.models.frozen import Frozen
-from dccl_flower.models.normalisation import to_group_norm
+from dccl_flower.models.normalisation import standardise_weights, to_group_norm
 from dccl_flower.models.zoo import build_model
 
 NAMES = ["small_cnn", "torchvision/resnet18", "timm/resnet18", "timm/mobilenetv3_small_050"]
@@ -92,3 +93,66 @@ def test_norms_in_frozen_parts_stay(part):
     to_group_norm(model)
     assert isinstance(model[1], nn.GroupNorm)
     assert not any(isinstance(module, nn.GroupNorm) for module in model[0].modules())
+
+
+def standardised(conv, seed=0):
+    """Return the module that takes the place of a convolution with random weights."""
+    torch.manual_seed(seed)
+    nn.init.normal_(conv.weight, mean=0.7, std=3.0)
+    model = nn.Sequential(conv)
+    standardise_weights(model)
+    return model[0]
+
+
+def kernel_in_effect(conv):
+    """Return the kernel (out, in, 3, 3) as it answers to images of a single bright pixel."""
+    size = conv.in_channels * 9
+    pixels = torch.eye(size).view(size, conv.in_channels, 3, 3)
+    return conv(pixels).flatten(1).T.reshape(-1, conv.in_channels, 3, 3).detach()
+
+
+def test_a_standardised_kernel_has_mean_zero_and_variance_one_by_output_channel():
+    conv = standardised(nn.Conv2d(2, 5, 3, bias=False))
+    kernel = kernel_in_effect(conv).flatten(1)
+    torch.testing.assert_close(kernel.mean(1), torch.zeros(5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(kernel.var(1, correction=0), torch.ones(5), rtol=1e-4, atol=0)
+
+
+def test_scale_and_shift_of_a_standardised_kernel_do_not_matter():
+    conv = standardised(nn.Conv2d(2, 5, 3, bias=False))
+    before = kernel_in_effect(conv)
+    with torch.no_grad():
+        conv.weight.mul_(torch.arange(1.0, 6).view(5, 1, 1, 1)).sub_(4)
+    torch.testing.assert_close(kernel_in_effect(conv), before, rtol=1e-4, atol=1e-4)
+
+
+def test_a_standardised_convolution_slides_as_the_one_it_replaces():
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2)
+    replaced = standardised(conv)
+    weight = conv.weight.flatten(1)
+    weight = (weight - weight.mean(1, keepdim=True)) / weight.std(1, correction=0, keepdim=True)
+    images = torch.randn(2, 4, 9, 9)
+    expected = conv2d(images, weight.view_as(conv.weight), conv.bias, 2, 1, 2, 2)
+    torch.testing.assert_close(replaced(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "torchvision/resnet18", "timm/resnet18"])
+def test_every_convolution_is_standardised_and_the_state_stays(name):
+    before, after = (build_model(name, 3, 4, False, 0, "test") for _ in range(2))
+    standardise_weights(after)
+    convolutions = [m for m in before.modules() if isinstance(m, nn.Conv2d)]
+    replaced = [m for m in after.modules() if isinstance(m, StdConv2d)]
+    assert len(replaced) == len(convolutions) > 0
+    assert list(after.state_dict()) == list(before.state_dict())
+    assert all(torch.equal(t, before.state_dict()[n]) for n, t in after.state_dict().items())
+    assert all(p.requires_grad for p in after.parameters())
+
+
+@pytest.mark.parametrize("part", [nn.Conv2d(4, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3))])
+def test_convolutions_in_frozen_parts_stay(part):
+    model = nn.Sequential(Frozen(part), nn.Sequential(nn.Conv2d(4, 4, 3)), nn.Linear(4, 4))
+    linear = model[2]
+    standardise_weights(model)
+    assert isinstance(model[1][0], StdConv2d)
+    assert not any(isinstance(module, StdConv2d) for module in model[0].modules())
+    assert model[2] is linear

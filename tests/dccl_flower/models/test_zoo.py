@@ -23,6 +23,7 @@ def weights(model):
         ("small_cnn", 1, 8),
         ("small_cnn", 3, 28),
         ("vgg16_cifar", 3, 32),
+        ("vgg16_slim", 3, 32),
         ("torchvision/mobilenet_v3_small", 3, 32),
         ("timm/mobilenetv3_small_050", 1, 32),
         ("timm/resnet18", 2, 32),
@@ -38,6 +39,7 @@ def test_images_become_logits(name, in_channels, size):
     [
         ("small_cnn", [64, 64, 128, 128]),
         ("vgg16_cifar", [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]),
+        ("vgg16_slim", [16, 16, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 128]),
     ],
 )
 def test_our_own_nets_have_the_parameters_counted_by_hand(name, widths):
@@ -45,6 +47,10 @@ def test_our_own_nets_have_the_parameters_counted_by_hand(name, widths):
     body = sum(9 * i * o + 2 * o for i, o in zip(inputs, widths, strict=True))
     head = widths[-1] * 10 + 10
     assert sum(p.numel() for p in build(name, num_classes=10).parameters()) == body + head
+
+
+def test_vgg16_slim_has_0_92_million_parameters():
+    assert sum(p.numel() for p in build("vgg16_slim", num_classes=10).parameters()) == 923130
 
 
 def test_convolutions_start_with_the_deviation_of_he():
@@ -107,7 +113,7 @@ def test_unknown_models_are_refused_with_key_and_choice(name, in_channels):
         check_model("model.co.name", name, in_channels)
     assert str(caught.value) == (
         f"model.co.name={name}: unknown model; "
-        "allowed are small_cnn, vgg16_cifar, timm/*, torchvision/*"
+        "allowed are small_cnn, vgg16_cifar, vgg16_slim, timm/*, torchvision/*"
     )
 
 

@@ -1,0 +1,42 @@
+"""What stands in for the cloud submodel while the co-submodel trains."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dccl_flower.models.frozen import Frozen, frozen_names
+from dccl_flower.models.zoo import find_head
+
+CONTROLS = ("mimic", "cloud_submodel", "none")
+
+
+class NoControl(nn.Module):
+    """Logits of zero, so that the co-submodel learns on its own.
+
+    It holds what the co-submodel shares with the cloud under the same names, since a control also
+    brings that to a device.
+    """
+
+    def __init__(self, co: nn.Module) -> None:
+        super().__init__()
+        self.num_classes = find_head(co)[1].out_features
+        for name in frozen_names(co):
+            part = co.get_submodule(name)
+            assert isinstance(part, Frozen)
+            self._place(name, Frozen(copy.deepcopy(part.module)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, ...) to zeros (N, classes)."""
+        return torch.zeros(len(x), self.num_classes, device=x.device)
+
+    def _place(self, name: str, part: nn.Module) -> None:
+        *parents, last = name.split(".")
+        module: nn.Module = self
+        for parent in parents:
+            if parent not in dict(module.named_children()):
+                module.add_module(parent, nn.Module())
+            module = module.get_submodule(parent)
+        module.add_module(last, part)
