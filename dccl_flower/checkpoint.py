@@ -1,10 +1,10 @@
-"""Models on disk: one safetensors file a submodel, never a pickle."""
+"""Models on disk and as bytes: safetensors, never a pickle."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 
@@ -15,7 +15,7 @@ def save_models(folder: Path, states: dict[str, dict[str, Tensor]]) -> list[Path
     for name, state in states.items():
         path = folder / f"{name}.safetensors"
         aside = path.with_suffix(".partial")
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, aside)
+        save_file(_plain(state), aside)
         aside.replace(path)
         paths.append(path)
     return paths
@@ -24,3 +24,12 @@ def save_models(folder: Path, states: dict[str, dict[str, Tensor]]) -> list[Path
 def load_models(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Read back what :func:`save_models` wrote."""
     return {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def to_bytes(state: dict[str, Tensor]) -> bytes:
+    """Return a state as safetensors bytes."""
+    return save(_plain(state))
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -5,23 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from dccl_flower.checkpoint import to_bytes
 from dccl_flower.config import DistilConf, PretrainConf
 from dccl_flower.data.loader import Loader, endless
-from dccl_flower.learning.controlled import LocalRecipe, train_controlled
+from dccl_flower.learning.batch_statistics import OtherSide
+from dccl_flower.learning.compute import Compute
+from dccl_flower.learning.controlled import NOBODY, LocalRecipe, train_controlled
 from dccl_flower.learning.distil import distil
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.head_tuning import head_gradient
+from dccl_flower.learning.herding import head_inputs, herded_rows
 from dccl_flower.learning.losses import Loss, make_loss
-from dccl_flower.learning.pretrain import pretrain
-from dccl_flower.learning.samples import class_counts, take_exemplars
+from dccl_flower.learning.pretrain import CPU, pretrain
+from dccl_flower.learning.samples import (
+    Chooser,
+    balanced_rows,
+    class_counts,
+    labels_of,
+    take_exemplars,
+)
+from dccl_flower.models.control import CONTROLS, NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
 from dccl_flower.models.zoo import find_head
 from dccl_flower.seeds import isolated_rng, torch_generator
 
+CO_STARTS = ("base", "mimic")
+EXEMPLAR_CHOICES = ("random", "herded")
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -30,7 +42,10 @@ class Cloud:
 
     ``mimic`` is the paper's control model. ``train_loader`` yields (images, labels) batches, as a
     DataLoader does; ``co_loader`` serves the rounds, where their batch size differs.
-    ``validation_loader`` decides which epoch of pretraining and distillation is kept.
+    ``validation_loader`` decides which epoch of pretraining and distillation is kept. ``control``
+    names what stands in for the cloud submodel on both sides: the mimic, the cloud submodel itself
+    (which a real device could not hold), or nothing. With ``co_start="mimic"`` the co-submodel
+    takes over the mimic's weights, once distilled, with a head of zeros.
     """
 
     def __init__(
@@ -44,13 +59,24 @@ class Cloud:
         validation_loader: Loader | None = None,
         pretrain: PretrainConf | None = None,
         distil: DistilConf | None = None,
+        control: str = "mimic",
+        co_start: str = "base",
         seed: int = 0,
-        torch_device: torch.device | str = "cpu",
+        compute: Compute = CPU,
         on_progress: OnProgress = lambda phase, done, total: None,
     ) -> None:
-        self.cloud_submodel = cloud_submodel.to(torch_device)
-        self.mimic = mimic.to(torch_device)
-        self.co_submodel = co_submodel.to(torch_device)
+        if control not in CONTROLS:
+            raise ValueError(f"control={control!r}: expected one of {', '.join(CONTROLS)}")
+        if co_start not in CO_STARTS:
+            raise ValueError(f"co_start={co_start!r}: expected one of {', '.join(CO_STARTS)}")
+        self.cloud_submodel = cloud_submodel.to(compute.device)
+        self.mimic = mimic.to(compute.device)
+        self.co_submodel = co_submodel.to(compute.device)
+        self.control = {
+            "mimic": self.mimic,
+            "cloud_submodel": self.cloud_submodel,
+            "none": NoControl(co_submodel).to(compute.device),
+        }[control]
         self.num_classes = find_head(co_submodel)[1].out_features
         self.prepared = False
         self._train_loader = train_loader
@@ -59,7 +85,9 @@ class Cloud:
         self._pretrain = pretrain or PretrainConf()
         self._distil = distil or DistilConf()
         self._seed = seed
-        self._torch_device = torch_device
+        self._co_start = co_start
+        self._compute = compute
+        self._momentum: State = {}
         self._on_progress = on_progress
         self._counts: Tensor | None = None
 
@@ -69,33 +97,62 @@ class Cloud:
             return
         self._run_phase("pretrain", self._pretrain_cloud)
         copy_frozen(self.cloud_submodel, self.mimic)
-        copy_frozen(self.cloud_submodel, self.co_submodel)
         self._run_phase("distil", self._distil_mimic)
-        self._freeze()
+        self._finish_preparation()
+
+    def adopt(self, cloud_submodel: State, mimic: State) -> None:
+        """Take over a prepared cloud submodel and mimic in place of :meth:`prepare`."""
+        self.cloud_submodel.load_state_dict(cloud_submodel)
+        self.mimic.load_state_dict(mimic)
+        self._finish_preparation()
+
+    def initial_co_state(self) -> State:
+        """Return the co-submodel's first state; prepares the cloud where it needs the mimic."""
+        if self._co_start == "mimic":
+            self.prepare()
+        return self.co_state()
 
     def co_state(self) -> State:
         """Return a copy of the co-submodel's exchanged state, on the CPU."""
         return {n: t.detach().cpu().clone() for n, t in exchanged_state(self.co_submodel).items()}
 
-    def mimic_blob(self) -> bytes:
-        """Return the mimic, a shared stem included, as safetensors bytes."""
-        return _to_bytes(self.mimic.state_dict())
+    def control_blob(self) -> bytes:
+        """Return the control, a shared stem included, as safetensors bytes."""
+        return to_bytes(self.control.state_dict())
 
-    def exemplar_blob(self, count: int) -> bytes:
-        """Return ``count`` cloud samples as safetensors bytes."""
+    def exemplar_blob(self, count: int, choice: str = "random") -> bytes:
+        """Return ``count`` cloud samples, ``random`` or ``herded``, as safetensors bytes."""
+        if choice not in EXEMPLAR_CHOICES:
+            allowed = ", ".join(EXEMPLAR_CHOICES)
+            raise ValueError(f"exemplar_choice={choice!r}: expected one of {allowed}")
         with isolated_rng(self._seed, "exemplars", "torch"):
-            generator = torch_generator(self._seed, "exemplars")
-            return _to_bytes(take_exemplars(self._train_loader, count, generator))
+            return to_bytes(take_exemplars(self._train_loader, self._chooser(count, choice)))
 
-    def train_co(self, state: State, loss: str, recipe: LocalRecipe, server_round: int) -> State:
-        """Train a copy of the co-submodel under the mimic, as a device does, and return it."""
+    def train_co(
+        self,
+        state: State,
+        loss: str,
+        recipe: LocalRecipe,
+        server_round: int,
+        correction: State | None = None,
+        keep_momentum: bool = False,
+        other: OtherSide = NOBODY,
+    ) -> State:
+        """Train a copy of the co-submodel under the control, as a device does, and return it."""
         load_exchanged(self.co_submodel, state)
         keys = ("train", "cloud", "round", server_round)
         with isolated_rng(self._seed, *keys, "torch"):
             batches = endless(self._co_loader, torch_generator(self._seed, *keys))
-            side_loss = self._loss(loss)
             train_controlled(
-                self.co_submodel, self.mimic, batches, side_loss, recipe, self._torch_device
+                self.co_submodel,
+                self.control,
+                batches,
+                self._loss(loss),
+                recipe,
+                self._compute.device,
+                correction=correction,
+                momentum=self._momentum if keep_momentum else None,
+                other=other,
             )
         return self.co_state()
 
@@ -108,13 +165,20 @@ class Cloud:
         with isolated_rng(self._seed, *keys, "torch"):
             gradient, _ = head_gradient(
                 self.co_submodel,
-                self.mimic,
+                self.control,
                 endless(self._co_loader, torch_generator(self._seed, *keys)),
                 self._loss(loss),
                 num_batches,
-                self._torch_device,
+                self._compute.device,
             )
         return gradient
+
+    def class_counts(self) -> Tensor:
+        """Return the cloud's training samples a class (classes,)."""
+        if self._counts is None:
+            with isolated_rng(self._seed, "class counts"):
+                self._counts = class_counts(self._co_loader, self.num_classes)
+        return self._counts
 
     def scorer(
         self, test_loader: Loader, cloud_classes: list[int], device_classes: list[int]
@@ -128,7 +192,7 @@ class Cloud:
             test_loader,
             cloud_classes,
             device_classes,
-            self._torch_device,
+            self._compute.device,
         )
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
@@ -141,24 +205,37 @@ class Cloud:
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Take over weights of :meth:`state_dict`; the cloud then counts as prepared."""
-        self.cloud_submodel.load_state_dict(state["cloud_submodel"])
-        self.mimic.load_state_dict(state["mimic"])
+        self.adopt(state["cloud_submodel"], state["mimic"])
         self.co_submodel.load_state_dict(state["co_submodel"])
-        self._freeze()
 
-    def _freeze(self) -> None:
+    def _chooser(self, count: int, choice: str) -> Chooser:
+        if choice == "herded":
+            device = self._compute.device
+            return lambda loader: herded_rows(
+                *head_inputs(self.cloud_submodel, loader, device), count
+            )
+        generator = torch_generator(self._seed, "exemplars")
+        return lambda loader: balanced_rows(labels_of(loader), count, generator)
+
+    def _finish_preparation(self) -> None:
+        # Where they come from must not show: training may have left them in another layout.
+        for model in (self.cloud_submodel, self.mimic):
+            self._compute.module(model)
+        for model in (self.co_submodel, self.control):
+            copy_frozen(self.cloud_submodel, model)
+        if self._co_start == "mimic":
+            self._start_from_mimic()
         for model in (self.cloud_submodel, self.mimic):
             model.requires_grad_(False)
         self.prepared = True
 
     def _loss(self, name: str) -> Loss:
-        return make_loss(name, self._class_counts)
+        return make_loss(name, self.class_counts)
 
-    def _class_counts(self) -> Tensor:
-        if self._counts is None:
-            with isolated_rng(self._seed, "class counts"):
-                self._counts = class_counts(self._co_loader, self.num_classes)
-        return self._counts
+    def _start_from_mimic(self) -> None:
+        load_exchanged(self.co_submodel, exchanged_state(self.mimic))
+        for parameter in find_head(self.co_submodel)[1].parameters():
+            nn.init.zeros_(parameter)
 
     def _run_phase(self, phase: str, work: Callable[[torch.Generator, str], None]) -> None:
         with isolated_rng(self._seed, phase, "torch"):
@@ -171,7 +248,7 @@ class Cloud:
             self._pretrain,
             generator,
             self._validation_loader,
-            self._torch_device,
+            self._compute,
             lambda done, total: self._on_progress(phase, done, total),
         )
 
@@ -183,10 +260,6 @@ class Cloud:
             self._distil,
             generator,
             self._validation_loader,
-            self._torch_device,
+            self._compute,
             lambda done, total: self._on_progress(phase, done, total),
         )
-
-
-def _to_bytes(state: State) -> bytes:
-    return save_safetensors({name: t.cpu().contiguous() for name, t in state.items()})

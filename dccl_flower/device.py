@@ -1,4 +1,4 @@
-"""One device's side of a round: train the co-submodel on private samples under the mimic."""
+"""One device's side of a round: train the co-submodel on private samples under a control."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dccl_flower.checkpoint import to_bytes
 from dccl_flower.data.loader import Loader, endless
 from dccl_flower.device_store import DeviceStore
+from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.head_tuning import head_gradient
@@ -28,10 +30,12 @@ from dccl_flower.learning.samples import (
 )
 from dccl_flower.memory import peak_rss_mb
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
+from dccl_flower.models.served import ServedModel
 from dccl_flower.models.zoo import find_head
 from dccl_flower.seeds import isolated_rng, torch_generator
 
 BLOBS = ("mimic", "exemplars")
+EMPTY = to_bytes({})
 Arrays = list[np.ndarray]
 Metrics = dict[str, Any]
 
@@ -40,20 +44,21 @@ class DcCclClient(NumPyClient):
     """A device of DC-CCL; which device it plays stands in each message's config.
 
     ``load_data`` gives a device id's private batches (images, labels), e.g. a DataLoader. ``store``
-    is the folder where the mimic and exemplars are kept between rounds. The modules are scratch
+    is the folder where control and exemplars are kept between rounds. ``control`` has the mimic's
+    architecture, unless the strategy's cloud says otherwise. The modules are scratch
     space: a simulation worker may hand the same ones to all its devices.
     """
 
     def __init__(
         self,
         co_submodel: nn.Module,
-        mimic: nn.Module,
+        control: nn.Module,
         load_data: Callable[[int], Loader],
         store: str | os.PathLike[str],
         torch_device: torch.device | str = "cpu",
     ) -> None:
         self._co = co_submodel.to(torch_device)
-        self._mimic = mimic.to(torch_device)
+        self._control = control.to(torch_device)
         self._load_data = load_data
         self._store = DeviceStore(store)
         self._torch_device = torch_device
@@ -79,27 +84,27 @@ class DcCclClient(NumPyClient):
         """
         with self._turn(parameters, config, "train"):
             loader, exemplars = self._load_data(config["device"]), self._exemplars(config)
-            recipe = LocalRecipe(
-                steps=config["steps"],
-                lr=config["lr"],
-                momentum=config["momentum"],
-                weight_decay=config["weight-decay"],
-                max_grad_norm=config["max-grad-norm"],
-                freeze_statistics=config["freeze-statistics"],
-            )
+            momentum = self._kept_momentum(config)
             train_loss, train_accuracy = train_controlled(
                 self._co,
-                self._mimic,
+                self._control,
                 self._batches(loader, exemplars, config, "train"),
                 self._loss(loader, exemplars, config),
-                recipe,
+                _recipe(config),
                 self._torch_device,
+                correction=load_safetensors(config.get("correction", EMPTY)),
+                momentum=momentum,
+                other=OtherSide(
+                    load_safetensors(config.get("statistics-cloud", EMPTY)),
+                    config.get("own-share", 1.0),
+                ),
             )
-        metrics = {
-            "loss": train_loss,
-            "accuracy": train_accuracy,
-            "peak-rss-mb": peak_rss_mb(),
-        }
+            metrics: Metrics = {"loss": train_loss, "accuracy": train_accuracy}
+            if config.get("tell-class-counts", False):
+                metrics["class-counts"] = class_counts(loader, self._num_classes).tolist()
+        if momentum is not None:
+            self._store.keep(config["device"], "momentum", to_bytes(momentum))
+        metrics["peak-rss-mb"] = peak_rss_mb()
         return self.get_parameters({}), num_samples(loader), metrics
 
     def head_gradient(
@@ -110,7 +115,7 @@ class DcCclClient(NumPyClient):
             loader, exemplars = self._load_data(config["device"]), self._exemplars(config)
             gradient, count = head_gradient(
                 self._co,
-                self._mimic,
+                self._control,
                 self._batches(loader, exemplars, config, "head"),
                 self._loss(loader, exemplars, config),
                 config["steps"],
@@ -119,11 +124,11 @@ class DcCclClient(NumPyClient):
         return {name: tensor.numpy() for name, tensor in gradient.items()}, count
 
     def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
-        """Score mimic + co on the device's own samples."""
+        """Score control + co on the device's own samples."""
         with self._turn(parameters, config, "evaluate"):
+            model = ServedModel(self._control, self._co)
             loader = self._load_data(config["device"])
-            co_logits, labels = predict(self._co, loader, self._torch_device)
-            logits = co_logits + predict(self._mimic, loader, self._torch_device)[0]
+            logits, labels = predict(model, loader, self._torch_device)
         loss = functional.cross_entropy(logits, labels).item()
         return loss, len(labels), {"accuracy": accuracy(logits, labels)}
 
@@ -134,13 +139,18 @@ class DcCclClient(NumPyClient):
         for kind in BLOBS:
             if kind in config:
                 self._store.put(config["device"], config[f"{kind}-sha256"], config[kind])
-        mimic = self._store.get(config["device"], config["mimic-sha256"])
-        self._mimic.load_state_dict(load_safetensors(mimic))
-        self._mimic.requires_grad_(False)
-        copy_frozen(self._mimic, self._co)
+        control = self._store.get(config["device"], config["mimic-sha256"])
+        self._control.load_state_dict(load_safetensors(control))
+        self._control.requires_grad_(False)
+        copy_frozen(self._control, self._co)
         tensors = map(torch.from_numpy, parameters)
         load_exchanged(self._co, dict(zip(exchanged_state(self._co), tensors, strict=True)))
         return isolated_rng(config["seed"], *_turn_keys(config, purpose), "torch")
+
+    def _kept_momentum(self, config: Metrics) -> dict[str, Tensor] | None:
+        if not config.get("keep-momentum", False):
+            return None
+        return load_safetensors(self._store.kept(config["device"], "momentum") or EMPTY)
 
     def _exemplars(self, config: Metrics) -> dict[str, Tensor] | None:
         if "exemplars-sha256" not in config:
@@ -160,6 +170,17 @@ class DcCclClient(NumPyClient):
             return own if exemplars is None else replayed_counts(own, exemplars)
 
         return make_loss(config["loss"], counts)
+
+
+def _recipe(config: Metrics) -> LocalRecipe:
+    return LocalRecipe(
+        steps=config["steps"],
+        lr=config["lr"],
+        momentum=config["momentum"],
+        weight_decay=config["weight-decay"],
+        statistics=config["statistics"],
+        max_grad_norm=config["max-grad-norm"],
+    )
 
 
 def _turn_keys(config: Metrics, purpose: str) -> tuple[str | int, ...]:

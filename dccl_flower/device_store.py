@@ -45,6 +45,19 @@ class DeviceStore:
             raise ValueError(f"device {device} does not hold blob {digest}")
         return self._blob(digest).read_bytes()
 
+    def keep(self, device: int, name: str, blob: bytes) -> None:
+        """Keep a device's own blob under a name, in place of the last one."""
+        path = self._own(device, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}")
+        aside.write_bytes(blob)
+        aside.replace(path)
+
+    def kept(self, device: int, name: str) -> bytes | None:
+        """Return what :meth:`keep` kept, or None."""
+        path = self._own(device, name)
+        return path.read_bytes() if path.exists() else None
+
     def _is_intact(self, digest: str) -> bool:
         path = self._blob(digest)
         try:
@@ -55,6 +68,9 @@ class DeviceStore:
 
     def _blob(self, digest: str) -> Path:
         return self._folder / "blobs" / f"{digest}.safetensors"
+
+    def _own(self, device: int, name: str) -> Path:
+        return self._folder / "own" / str(device) / f"{name}.safetensors"
 
     def _marker(self, device: int, digest: str) -> Path:
         return self._folder / "devices" / str(device) / digest

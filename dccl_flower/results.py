@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dccl_flower.learning.evaluate import Scores
+from dccl_flower.learning.fidelity import Fidelity
 
 PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
 
@@ -40,6 +41,7 @@ class Results:
     final: dict[str, float]
     cloud_submodel: Scores
     mimic: Scores
+    mimic_fidelity: dict[str, Fidelity]
     rounds: list[RoundResult]
     wire: dict[str, int]
     seconds: dict[str, float]

@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from dccl_flower.checkpoint import to_bytes
 from dccl_flower.cloud import Cloud
 from dccl_flower.config import RoundsConf
 from dccl_flower.flower.courier import Courier, DeviceReply
@@ -22,10 +23,11 @@ from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory, check_node_count
 from dccl_flower.flower.privacy import refuse_with_privacy
 from dccl_flower.flower.wire import to_arrays, to_state
-from dccl_flower.learning.controlled import LocalRecipe, round_recipe
-from dccl_flower.learning.fusion import Fusion, State, average
+from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, round_recipe
+from dccl_flower.learning.fusion import Copy, Fusion, State, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
 from dccl_flower.learning.losses import LOSSES
+from dccl_flower.learning.server_update import ServerUpdate
 from dccl_flower.seeds import numpy_generator
 
 
@@ -50,9 +52,11 @@ class DcCcl(FedAvg):
         rounds: RoundsConf | None = None,
         loss: str = "ce",
         fusion: Fusion = average,
-        freeze_statistics: bool = False,
+        class_counts: bool = False,
+        statistics: str = "batch",
         head_tuning: bool = False,
         exemplars: int = 0,
+        exemplar_choice: str = "random",
         seed: int = 0,
         fraction_evaluate: float = 0.0,
     ) -> None:
@@ -61,6 +65,9 @@ class DcCcl(FedAvg):
             raise ValueError(f"devices_per_round={cohort_size}: must lie in 1..{num_devices}")
         if loss not in LOSSES:
             raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
+        if statistics not in STATISTICS:
+            allowed = ", ".join(STATISTICS)
+            raise ValueError(f"statistics={statistics!r}: expected one of {allowed}")
         super().__init__(fraction_evaluate=fraction_evaluate)
         self.cloud = cloud
         self.ledger = Ledger()
@@ -70,10 +77,12 @@ class DcCcl(FedAvg):
         self._num_nodes = num_nodes
         self._rounds = rounds or RoundsConf()
         self._loss = loss
-        self._fusion = fusion
-        self._freeze_statistics = freeze_statistics
+        self._class_counts = class_counts
+        self._statistics = statistics
         self._head_tuning = head_tuning
         self._exemplars = exemplars
+        self._exemplar_choice = exemplar_choice
+        self._server = ServerUpdate(self._rounds, fusion)
         self._seed = seed
         self._courier: Courier | None = None
         self._cohort: list[int] = []
@@ -90,22 +99,36 @@ class DcCcl(FedAvg):
 
     def initial_arrays(self) -> ArrayRecord:
         """Return the co-submodel's first state, for ``start(initial_arrays=...)``."""
-        return to_arrays(self.cloud.co_state())
+        return to_arrays(self.cloud.initial_co_state())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the cohort, start the cloud's own training, make one message a device."""
         self._co = to_state(arrays)
-        refuse_with_privacy(config, self._co, self._fused, self._head_tuning)
+        refuse_with_privacy(config, self._co, self._fused, self._head_tuning, self._class_counts)
         courier = self._meet(grid)
         self._cohort = self._draw_cohort("cohort", server_round, self._cohort_size)
+        for_cloud, for_devices = self._server.corrections()
         self._config = self._round_config(server_round, config)
-        messages = courier.messages(self._cohort, arrays, self._config, "train")
+        beside_cloud, beside_devices = self._server.other_sides()
+        extra: dict[str, Any] = {"own-share": beside_devices.own_share}
+        if for_devices:
+            extra["correction"] = to_bytes(for_devices)
+        if beside_devices.statistics:
+            extra["statistics-cloud"] = to_bytes(dict(beside_devices.statistics))
+        messages = courier.messages(self._cohort, arrays, {**self._config, **extra}, "train")
         if self._rounds.cloud_weight > 0:
             recipe = self._recipe(server_round)
             self._cloud_copy = self._thread.submit(
-                self.cloud.train_co, self._co, self._loss, recipe, server_round
+                self.cloud.train_co,
+                self._co,
+                self._loss,
+                recipe,
+                server_round,
+                for_cloud,
+                self._rounds.keep_momentum,
+                beside_cloud,
             )
         return messages
 
@@ -115,9 +138,9 @@ class DcCcl(FedAvg):
         """Check the replies, fuse them with the cloud's copy, tune the head where asked for."""
         assert self._courier is not None
         self.replies = self._courier.read(replies, self._cohort, self._co)
-        cloud_copy = self._cloud_copy.result() if self._cloud_copy else None
-        devices = [(reply.count, reply.state) for reply in self.replies]
-        self._fused = self._fusion(cloud_copy, devices, self._rounds.cloud_weight)
+        devices = [reply.copy for reply in self.replies]
+        recipe = self._recipe(server_round)
+        self._fused = self._server.next_state(self._co, self._cloud_side(), devices, recipe)
         if self._head_tuning:
             self._fused = self._tune_head(server_round, self._fused, self._courier)
         contents = [reply.content for reply in self.replies]
@@ -152,9 +175,11 @@ class DcCcl(FedAvg):
         if self._courier is None:
             check_node_count(len(list(grid.get_node_ids())), self._num_devices)
             self.cloud.prepare()
-            blobs = {"mimic": self.cloud.mimic_blob()}
+            blobs = {"mimic": self.cloud.control_blob()}
             if self._exemplars > 0:
-                blobs["exemplars"] = self.cloud.exemplar_blob(self._exemplars)
+                blobs["exemplars"] = self.cloud.exemplar_blob(
+                    self._exemplars, self._exemplar_choice
+                )
             directory = NodeDirectory(grid, self._num_devices, self.ledger, self._num_nodes)
             minimum, timeout = self._rounds.min_replies, self._rounds.timeout
             self._courier = Courier(grid, directory, self.ledger, blobs, minimum, timeout)
@@ -164,12 +189,24 @@ class DcCcl(FedAvg):
         draw = numpy_generator(self._seed, purpose, "round", server_round)
         return sorted(draw.choice(self._num_devices, size, replace=False).tolist())
 
+    def _cloud_side(self) -> Copy | None:
+        if self._cloud_copy is None:
+            return None
+        counts = self.cloud.class_counts() if self._class_counts else None
+        return Copy(self._cloud_copy.result(), 0, counts)
+
     def _recipe(self, server_round: int) -> LocalRecipe:
-        return round_recipe(self._rounds, server_round, self._freeze_statistics)
+        return round_recipe(self._rounds, server_round, self._statistics)
 
     def _round_config(self, server_round: int, config: ConfigRecord) -> dict[str, Any]:
         recipe = {k.replace("_", "-"): v for k, v in vars(self._recipe(server_round)).items()}
-        own = {"server-round": server_round, "seed": self._seed, "loss": self._loss}
+        own = {
+            "server-round": server_round,
+            "seed": self._seed,
+            "loss": self._loss,
+            "keep-momentum": self._rounds.keep_momentum,
+            "tell-class-counts": self._class_counts,
+        }
         return {**config, **recipe, **own}
 
     def _tune_head(self, server_round: int, state: State, courier: Courier) -> State:
@@ -185,12 +222,12 @@ class DcCcl(FedAvg):
             like = head_part(self.cloud.co_submodel, state)
             config = {**self._config, "head-step": step}
             replies = courier.ask(self._cohort, to_arrays(state), config, like)
-            devices = [(reply.count, reply.state) for reply in replies]
             own = None
             if rounds.cloud_weight > 0:
-                own = self.cloud.head_gradient(
+                gradient = self.cloud.head_gradient(
                     state, self._loss, rounds.local_steps, server_round, step
                 )
-            gradient = average(own, devices, rounds.cloud_weight)
+                own = Copy(gradient, 0)
+            gradient = average(own, [reply.copy for reply in replies], rounds.cloud_weight)
             state = apply_head_gradient(state, gradient, rounds.head_tuning_lr)
         return state

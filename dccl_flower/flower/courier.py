@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
@@ -14,7 +15,7 @@ from dccl_flower.device_store import sha256
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory
 from dccl_flower.flower.wire import check_state, to_state
-from dccl_flower.learning.fusion import State
+from dccl_flower.learning.fusion import Copy, State
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class DeviceReply:
     """What one device sent back; a peak of 0 means that its client does not tell."""
 
     device: int
-    count: int
-    state: State
+    copy: Copy
     peak_rss_mb: float
     content: RecordDict
 
@@ -129,17 +129,17 @@ class Courier:
 def _read_reply(content: RecordDict, like: State) -> DeviceReply:
     (arrays,) = content.array_records.values()
     (metrics,) = content.metric_records.values()
-    # Taken out of the metrics, which are averaged later: neither is a thing to average.
+    # Taken out of the metrics, which are averaged later: none of them is a thing to average.
     device, peak = metrics.pop("device"), metrics.pop("peak-rss-mb", 0.0)
+    counts = metrics.pop("class-counts", None)
     state = to_state(arrays)
     check_state(state, like, f"device {device}")
-    return DeviceReply(
-        int(device),  # type: ignore[arg-type]
-        int(metrics["num-examples"]),  # type: ignore[arg-type]
+    copy = Copy(
         state,
-        float(peak),  # type: ignore[arg-type]
-        content,
+        int(metrics["num-examples"]),  # type: ignore[arg-type]
+        None if counts is None else torch.tensor(counts),
     )
+    return DeviceReply(int(device), copy, float(peak), content)  # type: ignore[arg-type]
 
 
 def _last_line(reason: str | None) -> str:

@@ -6,8 +6,12 @@ from collections import Counter
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-KINDS = ("mimic_down", "co_down", "co_up", "exemplars_down", "other_down", "other_up")
-BLOB_KINDS = {"mimic": "mimic_down", "exemplars": "exemplars_down"}
+BLOB_KINDS = {
+    "mimic": "mimic_down",
+    "exemplars": "exemplars_down",
+    "correction": "correction_down",
+}
+KINDS = ("co_down", "co_up", *BLOB_KINDS.values(), "other_down", "other_up")
 
 
 class Ledger:

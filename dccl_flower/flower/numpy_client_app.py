@@ -20,7 +20,7 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     the keys received and one MetricRecord. A device id in the config is echoed in the metrics,
     since one node may answer for several devices. ``query.node`` tells the node's partition id.
     Head tuning is refused where there are mods, since they do not see its gradients. Metrics must
-    be numbers.
+    be numbers or lists of numbers.
     """
     app = ClientApp()
 
@@ -90,15 +90,22 @@ def _train_reply(
 
 
 def _metric_record(values: dict[str, Any], config: dict[str, Any]) -> MetricRecord:
-    """Return numbers as a MetricRecord. Raises TypeError for a metric that is not a number."""
+    """Return numbers and lists of them as a MetricRecord; raises TypeError for anything else."""
     if "device" in config:
         values["device"] = config["device"]
     record = MetricRecord()
     for key, value in values.items():
-        if not isinstance(value, int | float | np.number):
-            raise TypeError(f"metric {key!r} is a {type(value).__name__}; metrics must be numbers")
-        record[key] = int(value) if isinstance(value, int | np.integer) else float(value)
+        if isinstance(value, list):
+            record[key] = [_number(key, each) for each in value]
+        else:
+            record[key] = _number(key, value)
     return record
+
+
+def _number(key: str, value: Any) -> int | float:
+    if not isinstance(value, int | float | np.number):
+        raise TypeError(f"metric {key!r} is a {type(value).__name__}; metrics must be numbers")
+    return int(value) if isinstance(value, int | np.integer) else float(value)
 
 
 def _reply(message: Message, records: dict[str, Any]) -> Message:

@@ -9,7 +9,11 @@ from dccl_flower.learning.fusion import State
 
 
 def refuse_with_privacy(
-    config: ConfigRecord, received: State, returned: State | None, head_tuning: bool
+    config: ConfigRecord,
+    received: State,
+    returned: State | None,
+    head_tuning: bool,
+    class_counts: bool,
 ) -> None:
     """Raise ValueError where a wrapper is at work and an option is unprotected or would break.
 
@@ -23,5 +27,7 @@ def refuse_with_privacy(
         return
     if head_tuning:
         raise ValueError("head tuning sends gradients that differential privacy does not cover")
+    if class_counts:
+        raise ValueError("class counts of devices are not covered by differential privacy")
     if any(name.endswith("running_var") for name in received):
         raise ValueError("noise breaks batch statistics: use group norm with differential privacy")

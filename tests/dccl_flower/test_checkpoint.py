@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import nn
 
-from dccl_flower.checkpoint import load_models, save_models
+from dccl_flower.checkpoint import load_models, save_models, to_bytes
 
 
 def states():
@@ -69,3 +69,24 @@ def test_a_pickle_in_place_of_safetensors_is_refused(tmp_path):
 
 def test_an_empty_folder_holds_no_model(tmp_path):
     assert load_models(tmp_path) == {}
+
+
+def test_a_state_survives_as_bytes():
+    for state in states().values():
+        assert_same({"model": load(to_bytes(state))}, {"model": state})
+
+
+def test_bytes_are_the_same_each_time_and_those_of_the_file(tmp_path):
+    state = states()["mimic"]
+    (path,) = save_models(tmp_path, {"mimic": state})
+    assert to_bytes(state) == to_bytes(states()["mimic"]) == path.read_bytes()
+
+
+def test_parameters_and_transposed_tensors_can_become_bytes():
+    weight = torch.arange(6.0).view(2, 3)
+    back = load(to_bytes({"p": nn.Parameter(weight), "t": weight.T}))
+    assert_same({"model": back}, {"model": {"p": weight, "t": weight.T}})
+
+
+def test_no_tensors_at_all_can_become_bytes():
+    assert load(to_bytes({})) == {}

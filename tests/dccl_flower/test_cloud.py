@@ -4,16 +4,13 @@ import copy
 
 import pytest
 import torch
+from clouds import cloud_of, same, stem_cloud
 from safetensors.torch import load as load_safetensors
 from tiny import tiny_cloud, tiny_loader, tiny_model
-from torch import nn
 
-from dccl_flower.cloud import Cloud
 from dccl_flower.config import DistilConf, PretrainConf
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.evaluate import predict
-from dccl_flower.models.frozen import Frozen
-from dccl_flower.seeds import isolated_rng
 
 RECIPE = LocalRecipe(steps=3, lr=0.1)
 
@@ -24,35 +21,6 @@ def prepared_state():
     cloud.prepare()
     cloud.train_co(cloud.co_state(), "ce", RECIPE, 1)
     return copy.deepcopy(cloud.state_dict())
-
-
-def cloud_of(seed=0, **options):
-    """Return an unprepared cloud whose loader shuffles by torch's global generator."""
-    options.setdefault("pretrain", PretrainConf(epochs=2, lr=0.05))
-    options.setdefault("distil", DistilConf(epochs=3, lr=0.01))
-    loader = options.pop("train_loader", None) or tiny_loader([0, 1], 40, seed=5)
-    return Cloud(tiny_model(1), tiny_model(2), tiny_model(3), loader, seed=seed, **options)
-
-
-def with_stem(seed, frozen):
-    with isolated_rng(seed, "stem"):
-        stem = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
-        return nn.Sequential(Frozen(stem) if frozen else stem, nn.ReLU(), nn.Linear(4, 3))
-
-
-def stem_cloud():
-    return Cloud(
-        with_stem(1, frozen=False),
-        with_stem(2, frozen=True),
-        with_stem(3, frozen=True),
-        tiny_loader([0, 1], 40, seed=5),
-        pretrain=PretrainConf(epochs=2, lr=0.05),
-        distil=DistilConf(epochs=2, lr=0.01),
-    )
-
-
-def same(left, right):
-    return list(left) == list(right) and all(torch.equal(left[n], right[n]) for n in left)
 
 
 def test_prepare_runs_both_phases_once():
@@ -155,7 +123,7 @@ def test_training_starts_from_the_state_given_and_does_not_change_it():
     cloud = cloud_of()
     start = {name: tensor + 0.5 for name, tensor in cloud.co_state().items()}
     kept = copy.deepcopy(start)
-    result = cloud.train_co(start, "ce", LocalRecipe(1, 0.0, freeze_statistics=True), 1)
+    result = cloud.train_co(start, "ce", LocalRecipe(1, 0.0, statistics="frozen"), 1)
     assert same(start, kept)
     assert same(result, kept)
 
@@ -204,12 +172,12 @@ def test_state_dict_round_trip(prepared_state):
 def test_the_mimic_s_blob_is_safetensors_and_loads(prepared_state):
     cloud = tiny_cloud()
     cloud.load_state_dict(prepared_state)
-    loaded = load_safetensors(cloud.mimic_blob())
+    loaded = load_safetensors(cloud.control_blob())
     assert loaded.keys() == prepared_state["mimic"].keys()
     fresh = tiny_model(seed=77)
     fresh.load_state_dict(loaded)
     assert same(fresh.state_dict(), prepared_state["mimic"])
-    assert cloud.mimic_blob() == cloud.mimic_blob()
+    assert cloud.control_blob() == cloud.control_blob()
 
 
 def test_a_shared_stem_is_copied_into_co_submodel_and_mimic():
@@ -226,7 +194,7 @@ def test_a_shared_stem_is_copied_into_co_submodel_and_mimic():
 def test_a_shared_stem_travels_with_the_mimic_and_not_with_the_co_submodel():
     cloud = stem_cloud()
     assert list(cloud.co_state()) == ["2.weight", "2.bias"]
-    travelling = load_safetensors(cloud.mimic_blob())
+    travelling = load_safetensors(cloud.control_blob())
     assert travelling.keys() == cloud.mimic.state_dict().keys()
     assert "0.module.0.weight" in travelling
 

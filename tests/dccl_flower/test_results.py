@@ -7,6 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from dccl_flower.learning.evaluate import Scores
+from dccl_flower.learning.fidelity import Fidelity
 from dccl_flower.results import Results, RoundResult, append_round, final_scores, versions
 
 ROUNDS = [
@@ -27,6 +28,7 @@ def results():
         final=final_scores(ROUNDS[-1]),
         cloud_submodel=Scores(0.5, 1.0, 0.0),
         mimic=Scores(0.375, 0.75, 0.0),
+        mimic_fidelity={"cloud_classes": Fidelity(0.25, 0.75, 0.5)},
         rounds=ROUNDS,
         wire={"co_up": 1800},
         seconds={"pretrain": 1.5},
@@ -47,6 +49,7 @@ def test_results_have_exactly_these_keys_in_this_order(tmp_path):
         "final",
         "cloud_submodel",
         "mimic",
+        "mimic_fidelity",
         "rounds",
         "wire",
         "seconds",
@@ -79,6 +82,8 @@ def test_results_hold_the_values_given(tmp_path):
         "accuracy_cloud_classes": 1.0,
         "accuracy_device_classes": 0.0,
     }
+    fidelity = {"logit_mse": 0.25, "agreement": 0.75, "kl": 0.5}
+    assert content["mimic_fidelity"] == {"cloud_classes": fidelity}
     assert content["wire"] == {"co_up": 1800}
 
 

@@ -1,47 +1,38 @@
-"""A grid without Flower's runtime: messages reach a ClientApp in this process, in order."""
+"""The package's grid without Flower's runtime, with the mischief that tests need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from flwr.app import Error, Message
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
+from dccl_flower.simulations.local_grid import LocalGrid as PlainLocalGrid
 
 
-class LocalGrid:
+class LocalGrid(PlainLocalGrid):
     """Nodes with scrambled ids, as in Flower; ``sent`` keeps every message."""
 
-    def __init__(self, app: ClientApp, num_nodes: int) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        self._app = app
+    def __init__(self, app, num_nodes):
+        super().__init__(app, num_nodes)
         # Partition ids run against the order of node ids, so that a mix-up shows.
         self._partitions = {1000 - 7 * place: place for place in range(num_nodes)}
-        self.sent: list[Message] = []
-        self.fails: set[int] = set()
+        self.sent = []
+        self.fails = set()
 
-    def get_node_ids(self) -> set[int]:
+    def get_node_ids(self):
         return set(self._partitions)
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
+    def partition(self, node):
+        return self._partitions[node]
+
+    def send_and_receive(self, messages, *, timeout=None):
         messages = list(messages)
         self.sent += messages
-        return [self._answer(message) for message in reversed(messages)]
+        return [self.answer(message) for message in reversed(messages)]
 
-    def _answer(self, message: Message) -> Message:
-        node = message.metadata.dst_node_id
-        config = {
-            "partition-id": self._partitions[node],
-            "num-partitions": len(self._partitions),
-        }
-        context = Context(1, node, config, RecordDict(), {})
+    def answer(self, message):
         device = message.content.get("config", {}).get("device")
-        message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
-        if device in self.fails:
-            reply = Message(Error(1, "ValueError: the device is out of memory"), reply_to=message)
-        else:
-            reply = self._app(message, context)
-        reply.metadata.__dict__["_src_node_id"] = node
+        if device not in self.fails:
+            return super().answer(message)
+        message.metadata.__dict__["_message_id"] = "failed"
+        reply = Message(Error(1, "ValueError: the device is out of memory"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
         return reply

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
 from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.models.control import NoControl
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies import DcCcl
 
@@ -38,21 +39,30 @@ def device_loader(device):
     return tiny_loader([2, 2, 0], 12 + 3 * device, seed=100 + device, batch_size=4)
 
 
-def tiny_cloud(norm="batch", on_progress=lambda *_: None):
+def tiny_cloud(norm="batch", on_progress=lambda *_: None, **options):
+    options.setdefault("pretrain", PretrainConf(epochs=2, lr=0.05))
+    options.setdefault("distil", DistilConf(epochs=2, lr=0.01))
     return Cloud(
         tiny_model(1, width=16),
         tiny_model(2),
         tiny_model(3, norm),
         tiny_loader([0, 1], 40, seed=5),
-        pretrain=PretrainConf(epochs=2, lr=0.05),
-        distil=DistilConf(epochs=2, lr=0.01),
         on_progress=on_progress,
+        **options,
     )
 
 
-def tiny_app(store, norm="batch", train_mods=()):
+def tiny_control(control, norm="batch"):
+    """What a device builds for the control of that name, without the cloud's weights."""
+    if control == "none":
+        return NoControl(tiny_model(4, norm))
+    return tiny_model(5, width=16 if control == "cloud_submodel" else 6)
+
+
+def tiny_app(store, norm="batch", train_mods=(), control="mimic"):
     def client_fn(context):
-        return DcCclClient(tiny_model(4, norm), tiny_model(5), device_loader, store)
+        own = tiny_control(control, norm)
+        return DcCclClient(tiny_model(4, norm), own, device_loader, store)
 
     return numpy_client_app(client_fn, train_mods)
 
@@ -62,9 +72,13 @@ def tiny_strategy(num_devices=5, norm="batch", cloud=None, **options):
     return DcCcl(cloud or tiny_cloud(norm), num_devices=num_devices, **options)
 
 
-def run_tiny(store, num_nodes=5, num_rounds=3, norm="batch", **options):
+def run_tiny(
+    store, num_nodes=5, num_rounds=3, norm="batch", control="mimic", evaluate_fn=None, **options
+):
     """Run a strategy on a local grid; return strategy, grid and Flower's result."""
-    grid = LocalGrid(tiny_app(store, norm), num_nodes)
-    strategy = tiny_strategy(norm=norm, **options)
-    result = strategy.start(grid, strategy.initial_arrays(), num_rounds=num_rounds)
+    grid = LocalGrid(tiny_app(store, norm, control=control), num_nodes)
+    cloud = options.pop("cloud", None) or tiny_cloud(norm, control=control)
+    strategy = tiny_strategy(norm=norm, cloud=cloud, **options)
+    start = strategy.initial_arrays()
+    result = strategy.start(grid, start, num_rounds=num_rounds, evaluate_fn=evaluate_fn)
     return strategy, grid, result

@@ -13,7 +13,7 @@ from dccl_flower.config import RoundsConf
 from dccl_flower.device_store import sha256
 from dccl_flower.flower.nodes import FederationError
 from dccl_flower.flower.wire import to_state
-from dccl_flower.learning.fusion import average
+from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.learning.head_tuning import apply_head_gradient
 
 
@@ -92,22 +92,23 @@ def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
     recipe = strategy._recipe(1)
     start = to_state(train_messages(grid)[0].content["arrays"])
     cloud_copy = strategy.cloud.train_co(start, "ce", recipe, 1)
-    devices = [(reply.count, reply.state) for reply in strategy.replies]
-    assert [count for count, _ in devices] == [12, 15, 18, 21, 24]
-    assert_equal_states(to_state(result.arrays), average(cloud_copy, devices, 0.5))
+    devices = [reply.copy for reply in strategy.replies]
+    assert [copy.count for copy in devices] == [12, 15, 18, 21, 24]
+    expected = average(Copy(cloud_copy, 0), devices, 0.5)
+    assert_equal_states(to_state(result.arrays), expected)
 
 
 def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
     rounds = RoundsConf(count=1, local_steps=2, cloud_weight=0.0)
     strategy, _, result = run_tiny(tmp_path, num_rounds=1, rounds=rounds)
-    devices = [(reply.count, reply.state) for reply in strategy.replies]
+    devices = [reply.copy for reply in strategy.replies]
     assert strategy._cloud_copy is None
     assert_equal_states(to_state(result.arrays), average(None, devices, 0.0))
 
 
 def test_the_mimic_goes_to_a_device_once(tmp_path):
     strategy, grid, _ = run_tiny(tmp_path, num_nodes=2, devices_per_round=3)
-    blob = strategy.cloud.mimic_blob()
+    blob = strategy.cloud.control_blob()
     distinct = {config_of(m)["device"] for m in train_messages(grid)}
     carriers = [config_of(m) for m in train_messages(grid) if "mimic" in config_of(m)]
     assert [c["mimic"] for c in carriers] == [blob] * len(distinct)
@@ -126,7 +127,7 @@ def test_a_device_that_lost_the_mimic_gets_it_again(tmp_path):
             shutil.rmtree(tmp_path / "devices" / "3")
     carriers = [config_of(m)["device"] for m in train_messages(grid) if "mimic" in config_of(m)]
     assert carriers == [0, 1, 2, 3, 4, 3]
-    assert strategy.ledger.totals["mimic_down"] == 6 * len(strategy.cloud.mimic_blob())
+    assert strategy.ledger.totals["mimic_down"] == 6 * len(strategy.cloud.control_blob())
 
 
 def test_a_damaged_mimic_is_sent_again_to_all_that_share_it(tmp_path):
@@ -180,11 +181,12 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
     heads = [m for m in grid.sent if m.metadata.message_type == "train.head"]
     assert [config_of(m)["device"] for m in heads] == [0, 1, 2, 3, 4]
     for message in heads:
-        config_of(message)["mimic"] = strategy.cloud.mimic_blob()
+        config_of(message)["mimic"] = strategy.cloud.control_blob()
         (reply,) = replay.send_and_receive([message])
         assert list(reply.content["arrays"]) == ["3.weight", "3.bias"]
-        parts.append((reply.content["metrics"]["num-examples"], to_state(reply.content["arrays"])))
-    own = strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1, 0)
+        count = reply.content["metrics"]["num-examples"]
+        parts.append(Copy(to_state(reply.content["arrays"]), count))
+    own = Copy(strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1, 0), 0)
     expected = apply_head_gradient(start, average(own, parts, rounds.cloud_weight), 0.3)
     assert_equal_states(to_state(tuned.arrays), expected)
 
@@ -196,7 +198,7 @@ def test_frozen_statistics_stop_moving_after_their_share_of_the_rounds(tmp_path)
     def keep(server_round, arrays):
         states[server_round] = to_state(arrays)["1.running_mean"]
 
-    strategy = tiny_strategy(rounds=rounds, freeze_statistics=True)
+    strategy = tiny_strategy(rounds=rounds, statistics="frozen")
     grid = LocalGrid(tiny_app(tmp_path), 5)
     strategy.start(grid, strategy.initial_arrays(), num_rounds=4, evaluate_fn=keep)
     assert not torch.equal(states[1], states[2])
@@ -224,6 +226,7 @@ def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
         ({"devices_per_round": 6}, "devices_per_round=6: must lie in 1..5"),
         ({"devices_per_round": 0}, "devices_per_round=0"),
         ({"loss": "mse"}, "loss='mse': expected one of ce, prior_corrected"),
+        ({"statistics": "none"}, "statistics='none': expected one of batch, frozen, fused"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options, message):

@@ -47,7 +47,7 @@ def test_a_tight_clipping_norm_bounds_what_devices_send(tmp_path):
     start = to_state(strategy.initial_arrays())
     tight(strategy).start(grid, strategy.initial_arrays(), num_rounds=1)
     for reply in strategy.replies:
-        squares = [((reply.state[n] - start[n]) ** 2).sum() for n in start]
+        squares = [((reply.copy.state[n] - start[n]) ** 2).sum() for n in start]
         assert sum(squares).sqrt() <= 1.01e-3
 
 
@@ -101,3 +101,18 @@ def test_raw_head_gradients_never_pass_by_the_mods(tmp_path):
 def local_dp_mod(message, context, call_next):
     """A mod that leaves no trace in the config, as local differential privacy does."""
     return call_next(message, context)
+
+
+def test_class_counts_are_refused_under_privacy(tmp_path):
+    with pytest.raises(ValueError, match="class counts of devices are not covered"):
+        run_private(tmp_path, fixed, [fixedclipping_mod], class_counts=True)
+
+
+def test_class_counts_are_refused_under_server_side_noise_once_it_shows(tmp_path):
+    def server_side(strategy):
+        return DifferentialPrivacyServerSideFixedClipping(
+            strategy, noise_multiplier=0.5, clipping_norm=1.0, num_sampled_clients=5
+        )
+
+    with pytest.raises(ValueError, match="class counts"):
+        run_private(tmp_path, server_side, [], class_counts=True)

@@ -22,18 +22,18 @@ def grid(tmp_path):
 
 @pytest.fixture
 def courier(grid):
-    blobs = {"mimic": tiny_cloud().mimic_blob()}
+    blobs = {"mimic": tiny_cloud().control_blob()}
     return Courier(
         grid, NodeDirectory(grid, 4, Ledger()), Ledger(), blobs, min_replies=1.0, timeout=60
     )
 
 
-def reply_of(grid, device, state=STATE):
+def reply_of(grid, device, state=STATE, **more):
     message = Message(
         RecordDict(), dst_node_id=next(iter(grid.get_node_ids())), message_type="train"
     )
     message.metadata.__dict__["_message_id"] = "m"
-    metrics = MetricRecord({"num-examples": 5, "device": device})
+    metrics = MetricRecord({"num-examples": 5, "device": device, **more})
     content = RecordDict({"arrays": to_arrays(state), "metrics": metrics})
     return Message(content, reply_to=message)
 
@@ -70,3 +70,26 @@ def test_values_that_are_not_finite_name_the_device(courier, grid):
     bad = {"w": torch.tensor([0.0, float("nan")])}
     with pytest.raises(AggregationError, match="device 1 replied with a value in 'w'"):
         courier.read([reply_of(grid, 0), reply_of(grid, 1, bad)], [0, 1], STATE)
+
+
+def test_a_reply_becomes_a_copy_with_its_sample_count(courier, grid):
+    state = {"w": torch.tensor([1.0, -2.0])}
+    (reply,) = courier.read([reply_of(grid, 0, state)], [0], STATE)
+    assert torch.equal(reply.copy.state["w"], state["w"])
+    assert (reply.copy.count, reply.copy.class_counts, reply.peak_rss_mb) == (5, None, 0)
+
+
+def test_class_counts_reach_the_copy_and_not_the_metrics_that_are_averaged(courier, grid):
+    counts = {"class-counts": [2, 0, 3], "peak-rss-mb": 7.5}
+    (reply,) = courier.read([reply_of(grid, 0, **counts)], [0], STATE)
+    assert reply.copy.class_counts.tolist() == [2, 0, 3]
+    assert reply.peak_rss_mb == 7.5
+    assert list(reply.content["metrics"]) == ["num-examples"]
+
+
+def test_a_correction_is_sent_to_every_device_and_counted_each_time(courier, grid):
+    ledger = courier._ledger
+    for _ in range(2):
+        messages = courier.messages([0, 1], to_arrays(STATE), {"correction": b"c" * 50}, "train")
+        assert [m.content["config"]["correction"] for m in messages] == [b"c" * 50] * 2
+    assert ledger.totals["correction_down"] == 4 * 50

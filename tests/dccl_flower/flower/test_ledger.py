@@ -40,3 +40,18 @@ def test_rounds_are_closed_one_by_one():
     ledger.received(RecordDict({"metrics": MetricRecord({"n": 3})}))
     assert ledger.close_round() == (100, 9)
     assert ledger.close_round() == (0, 0)
+
+
+def test_a_correction_is_a_kind_of_its_own_and_downlink():
+    ledger = Ledger()
+    ledger.sent(RecordDict({"config": ConfigRecord({"correction": b"c" * 40})}))
+    assert ledger.totals["correction_down"] == 40
+    assert ledger.totals["other_down"] == len("correction")
+    assert ledger.close_round() == (50, 0)
+
+
+def test_only_the_bytes_of_a_blob_count_as_a_blob():
+    ledger = Ledger()
+    ledger.sent(RecordDict({"config": ConfigRecord({"correction": "none"})}))
+    assert ledger.totals["correction_down"] == 0
+    assert ledger.totals["other_down"] == len("correction" + "none")

@@ -20,8 +20,13 @@ class Doubler(NumPyClient):
 
 
 class Talker(NumPyClient):
+    """A client that gives one metric of the caller's choice."""
+
+    def __init__(self, metric):
+        self.metric = metric
+
     def fit(self, parameters, config):
-        return parameters, 1, {"note": "text"}
+        return parameters, 1, {"note": self.metric}
 
 
 def ask(client_fn, kind, config, num_nodes=1):
@@ -57,4 +62,18 @@ def test_a_node_tells_its_partition():
 
 def test_a_metric_that_is_no_number_is_refused_by_name():
     with pytest.raises(TypeError, match="'note' is a str"):
-        ask(lambda context: Talker(), "train", {"steps": 1})
+        ask(lambda context: Talker("text"), "train", {"steps": 1})
+
+
+def test_a_list_of_numbers_passes_with_its_kinds_of_numbers():
+    for given, kind in (([3, np.int64(4)], int), ([0.5, np.float32(0.25)], float)):
+        note = ask(lambda context, given=given: Talker(given), "train", {"steps": 1})["metrics"]
+        assert note["note"] == given
+        assert [type(value) for value in note["note"]] == [kind, kind]
+
+
+@pytest.mark.parametrize("metric", [[1, "text"], [[1, 2]], [1, None]])
+def test_a_list_with_anything_but_numbers_is_refused_by_name(metric):
+    kind = type(metric[-1]).__name__
+    with pytest.raises(TypeError, match=f"'note' is a {kind}; metrics must be numbers"):
+        ask(lambda context: Talker(metric), "train", {"steps": 1})

@@ -35,5 +35,6 @@ def test_a_state_that_does_not_fit_is_an_error(state, message):
 
 
 def test_a_fresh_ledger_names_every_kind():
-    kinds = {"mimic_down", "co_down", "co_up", "exemplars_down", "other_down", "other_up"}
+    kinds = {"mimic_down", "co_down", "co_up", "exemplars_down", "correction_down"}
+    kinds |= {"other_down", "other_up"}
     assert dict(Ledger().totals) == dict.fromkeys(kinds, 0)

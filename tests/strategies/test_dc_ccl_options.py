@@ -1,0 +1,280 @@
+"""Options of the strategy beyond the published rule, each against a calculation by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from local_grid import LocalGrid
+from safetensors.torch import load as load_safetensors
+from tiny import device_loader, run_tiny, tiny_app, tiny_cloud, tiny_model, tiny_strategy
+from torch.nn import functional
+
+from dccl_flower.checkpoint import to_bytes
+from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.data.loader import endless
+from dccl_flower.flower.wire import to_state
+from dccl_flower.learning.fusion import Copy, average, class_wise_head, with_pooled_statistics
+from dccl_flower.seeds import isolated_rng, torch_generator
+
+PARAMETERS = [name for name, _ in tiny_model(3).named_parameters()]
+
+
+def some_rounds(**options):
+    return RoundsConf(**{"count": 3, "local_steps": 4, "lr": 0.05, **options})
+
+
+def train_messages(grid, server_round):
+    messages = [m for m in grid.sent if m.metadata.message_type == "train"]
+    return [m for m in messages if m.content["config"]["server-round"] == server_round]
+
+
+def assert_equal_states(left, right):
+    assert list(left) == list(right)
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+class Watched:
+    """Run a strategy and keep what each round starts from, fuses, and ends with."""
+
+    def __init__(self, store, num_rounds=2, fusion=average, **options):
+        self.states, self.fused, self.copies, self.cloud_calls = [], [], [], []
+        options.setdefault("rounds", some_rounds())
+        cloud = tiny_cloud()
+        train_co = cloud.train_co
+
+        def watch_training(*arguments):
+            self.cloud_calls.append(arguments)
+            return train_co(*arguments)
+
+        def watch_fusion(cloud_copy, devices, cloud_weight):
+            self.copies.append((cloud_copy, devices))
+            self.fused.append(fusion(cloud_copy, devices, cloud_weight))
+            return self.fused[-1]
+
+        cloud.train_co = watch_training
+        self.strategy, self.grid, _ = run_tiny(
+            store,
+            num_rounds=num_rounds,
+            cloud=cloud,
+            fusion=watch_fusion,
+            evaluate_fn=lambda _, arrays: self.states.append(to_state(arrays)),
+            **options,
+        )
+
+
+def mean_gradients(watched, server_round, reach):
+    """Return what each side's change amounts to as a mean gradient, by parameter."""
+    start = watched.states[server_round - 1]
+    cloud, devices = watched.copies[server_round - 1]
+    ends = (cloud.state, average(None, devices, 0))
+    return [{name: (start[name] - end[name]) / reach for name in PARAMETERS} for end in ends]
+
+
+def test_scaffold_corrects_both_sides_to_their_mean_from_the_second_round(tmp_path):
+    rounds = some_rounds(local_steps=2, momentum=0.5, cloud_weight=0.25, lr_schedule="constant")
+    rounds.scaffold = True
+    watched = Watched(tmp_path, rounds=rounds)
+    first, second = (train_messages(watched.grid, n) for n in (1, 2))
+    assert all("correction" not in m.content["config"] for m in first)
+    blobs = {m.content["config"]["correction"] for m in second}
+    assert (len(second), len(blobs)) == (5, 1)
+    # Two steps of a constant gradient with momentum 0.5 go 1 and 1.5 of a plain one.
+    cloud, devices = mean_gradients(watched, 1, reach=0.05 * 2.5)
+    for_devices = load_safetensors(blobs.pop())
+    for_cloud = watched.cloud_calls[1][4]
+    assert list(for_cloud) == PARAMETERS
+    assert set(for_devices) == set(PARAMETERS)
+    for name in PARAMETERS:
+        mean = 0.25 * cloud[name] + 0.75 * devices[name]
+        torch.testing.assert_close(for_cloud[name], mean - cloud[name])
+        torch.testing.assert_close(for_devices[name], mean - devices[name])
+
+
+def test_corrections_are_counted_on_the_ledger(tmp_path):
+    watched = Watched(tmp_path, rounds=some_rounds(scaffold=True))
+    blob = train_messages(watched.grid, 2)[0].content["config"]["correction"]
+    assert watched.strategy.ledger.totals["correction_down"] == 5 * len(blob)
+
+
+def test_scaffold_changes_the_second_round_and_not_the_first(tmp_path):
+    plain = Watched(tmp_path / "0")
+    corrected = Watched(tmp_path / "1", rounds=some_rounds(scaffold=True))
+    assert_equal_states(corrected.states[1], plain.states[1])
+    assert not torch.equal(corrected.states[2]["3.weight"], plain.states[2]["3.weight"])
+
+
+def test_without_scaffold_nobody_is_corrected(tmp_path):
+    watched = Watched(tmp_path)
+    assert all("correction" not in m.content["config"] for m in train_messages(watched.grid, 2))
+    assert [arguments[4] for arguments in watched.cloud_calls] == [{}, {}]
+
+
+def test_without_server_momentum_a_round_ends_with_what_was_fused(tmp_path):
+    watched = Watched(tmp_path, num_rounds=3)
+    for state, fused in zip(watched.states[1:], watched.fused, strict=True):
+        assert_equal_states(state, fused)
+
+
+def test_server_momentum_goes_on_in_the_direction_of_earlier_rounds(tmp_path):
+    watched = Watched(tmp_path, num_rounds=3, rounds=some_rounds(server_momentum=0.9))
+    state, velocity = watched.states[0], dict.fromkeys(PARAMETERS, torch.zeros(()))
+    for server_round, fused in enumerate(watched.fused, 1):
+        reached = watched.states[server_round]
+        for name in PARAMETERS:
+            velocity[name] = fused[name] - state[name] + 0.9 * velocity[name]
+            torch.testing.assert_close(reached[name], state[name] + velocity[name])
+        assert torch.equal(reached["1.running_mean"], fused["1.running_mean"])
+        assert torch.equal(reached["1.running_var"], fused["1.running_var"])
+        state = reached
+    assert not torch.allclose(watched.states[2]["3.weight"], watched.fused[1]["3.weight"])
+
+
+def test_fused_statistics_are_those_of_one_mixture_and_reach_every_side(tmp_path):
+    rounds = some_rounds(freeze_statistics_after=0.0, max_grad_norm=1.0)
+    pooled = with_pooled_statistics(average)
+    watched = Watched(tmp_path, rounds=rounds, statistics="fused", fusion=pooled)
+    cloud, devices = watched.copies[0]
+    total = sum(copy.count for copy in devices)
+    sides = [(0.5, cloud.state), *((0.5 * copy.count / total, copy.state) for copy in devices)]
+    mean = sum(share * state["1.running_mean"] for share, state in sides)
+    spread = [state["1.running_var"] + (state["1.running_mean"] - mean) ** 2 for _, state in sides]
+    variance = sum(share * each for (share, _), each in zip(sides, spread, strict=True))
+    plain = average(cloud, devices, 0.5)
+    received = [to_state(m.content["arrays"]) for m in train_messages(watched.grid, 2)]
+    assert len(received) == 5
+    for state in (*received, watched.cloud_calls[1][0]):
+        torch.testing.assert_close(state["1.running_mean"], mean)
+        torch.testing.assert_close(state["1.running_var"], variance)
+        assert (state["1.running_var"] > plain["1.running_var"]).all()
+    assert [m.content["config"]["statistics"] for m in train_messages(watched.grid, 1)] == (
+        ["fused"] * 5
+    )
+
+
+def test_batch_statistics_serve_until_the_late_ones_take_over(tmp_path):
+    rounds = some_rounds(freeze_statistics_after=0.34)
+    watched = Watched(tmp_path, num_rounds=3, rounds=rounds, statistics="frozen")
+    sent = [train_messages(watched.grid, n)[0].content["config"]["statistics"] for n in (1, 2, 3)]
+    assert sent == ["batch", "frozen", "frozen"]
+    assert [arguments[2].statistics for arguments in watched.cloud_calls] == sent
+
+
+def test_a_class_wise_head_gets_the_classes_of_devices_and_cloud(tmp_path):
+    watched = Watched(tmp_path, 1, fusion=class_wise_head, class_counts=True)
+    cloud, devices = watched.copies[0]
+    assert cloud.class_counts.tolist() == [20, 20, 0]
+    # Device d holds 12 + 3 d samples, every third of class 0 and the others of class 2.
+    counts = [copy.class_counts.tolist() for copy in devices]
+    assert counts == [[4, 0, 8], [5, 0, 10], [6, 0, 12], [7, 0, 14], [8, 0, 16]]
+    fused, plain = watched.states[1], average(cloud, devices, 0.5)
+    of_devices = average(None, devices, 0)
+    for name in ("3.weight", "3.bias"):
+        row0 = (cloud.state[name][0] / 2 + of_devices[name][0] / 3) / (1 / 2 + 1 / 3)
+        torch.testing.assert_close(fused[name][0], row0)
+        torch.testing.assert_close(fused[name][1], cloud.state[name][1])
+        torch.testing.assert_close(fused[name][2], of_devices[name][2])
+        assert not torch.allclose(fused[name], plain[name])
+    torch.testing.assert_close(fused["0.weight"], plain["0.weight"])
+
+
+def test_a_class_wise_head_without_class_counts_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="class_wise_head needs class counts of every copy"):
+        run_tiny(tmp_path, num_rounds=1, fusion=class_wise_head)
+
+
+def test_class_counts_are_told_only_where_they_are_asked_for(tmp_path):
+    told = Watched(tmp_path / "0", 1, class_counts=True)
+    silent = Watched(tmp_path / "1", 1)
+    assert [copy.class_counts for copy in (silent.copies[0][0], *silent.copies[0][1])] == [None] * 6
+    assert_equal_states(told.states[1], silent.states[1])
+    assert all("class-counts" not in r.content["metrics"] for r in told.strategy.replies)
+
+
+def test_without_control_devices_train_with_zero_logits(tmp_path):
+    rounds = some_rounds(local_steps=1)
+    strategy, grid, _ = run_tiny(tmp_path, num_rounds=1, control="none", rounds=rounds)
+    start = to_state(train_messages(grid, 1)[0].content["arrays"])
+    for reply in strategy.replies:
+        keys = ("train", "device", reply.device, "round", 1)
+        with isolated_rng(0, *keys, "torch"):
+            batches = endless(device_loader(reply.device), torch_generator(0, *keys))
+            images, labels = next(batches)
+        co = tiny_model(4)
+        co.load_state_dict(start, strict=False)
+        loss = functional.cross_entropy(co.train()(images), labels).item()
+        assert reply.content["metrics"]["loss"] == pytest.approx(loss)
+    assert strategy.ledger.totals["mimic_down"] == 5 * len(to_bytes({}))
+
+
+def test_without_control_the_rounds_do_not_depend_on_the_mimic(tmp_path):
+    finals = []
+    for place, lr in enumerate((0.01, 0.2)):
+        options = {"pretrain": PretrainConf(epochs=1, lr=lr), "distil": DistilConf(epochs=1, lr=lr)}
+        for control in ("none", "mimic"):
+            cloud = tiny_cloud(control=control, **options)
+            store = tmp_path / f"{control}{place}"
+            result = run_tiny(store, num_rounds=2, control=control, cloud=cloud)[2]
+            finals.append(to_state(result.arrays))
+    assert_equal_states(finals[0], finals[2])
+    assert not torch.equal(finals[1]["3.weight"], finals[3]["3.weight"])
+
+
+def test_the_cloud_submodel_itself_can_be_the_control(tmp_path):
+    strategy, grid, _ = run_tiny(tmp_path, num_rounds=1, control="cloud_submodel")
+    blob = to_bytes(strategy.cloud.cloud_submodel.state_dict())
+    assert train_messages(grid, 1)[0].content["config"]["mimic"] == blob
+
+
+def test_kept_momentum_changes_the_second_round_and_not_the_first(tmp_path):
+    fresh = Watched(tmp_path / "0")
+    kept = Watched(tmp_path / "1", rounds=some_rounds(keep_momentum=True))
+    assert_equal_states(kept.states[1], fresh.states[1])
+    for place in range(5):
+        sides = [watched.copies[1][1][place].state["3.weight"] for watched in (fresh, kept)]
+        assert not torch.equal(*sides)
+    clouds = [watched.copies[1][0].state["3.weight"] for watched in (fresh, kept)]
+    assert not torch.equal(*clouds)
+
+
+def test_exemplars_are_chosen_as_told(tmp_path):
+    for choice in ("random", "herded"):
+        options = {"exemplars": 6, "exemplar_choice": choice}
+        strategy, grid, _ = run_tiny(tmp_path / choice, num_rounds=1, **options)
+        expected = strategy.cloud.exemplar_blob(6, choice)
+        assert train_messages(grid, 1)[0].content["config"]["exemplars"] == expected
+    assert strategy.cloud.exemplar_blob(6, "random") != expected
+
+
+def test_all_options_together_give_the_same_bits_on_any_number_of_nodes(tmp_path):
+    rounds = some_rounds(keep_momentum=True, server_momentum=0.5, scaffold=True, max_grad_norm=1.0)
+    options = {
+        "rounds": rounds,
+        "loss": "prior_corrected",
+        "fusion": with_pooled_statistics(class_wise_head),
+        "class_counts": True,
+        "statistics": "fused",
+        "head_tuning": True,
+        "exemplars": 6,
+        "exemplar_choice": "herded",
+        "devices_per_round": 3,
+    }
+    finals = []
+    for nodes in (1, 2, 5, 5):
+        grid = LocalGrid(tiny_app(tmp_path / str(len(finals))), nodes)
+        strategy = tiny_strategy(**options)
+        result = strategy.start(grid, strategy.initial_arrays(), num_rounds=3)
+        finals.append(to_state(result.arrays))
+    assert all(torch.isfinite(tensor).all() for tensor in finals[0].values())
+    for final in finals[1:]:
+        assert_equal_states(final, finals[0])
+
+
+def test_a_cloud_without_weight_tells_no_class_counts(tmp_path):
+    rounds = some_rounds(cloud_weight=0.0)
+    watched = Watched(tmp_path, 1, rounds=rounds, fusion=class_wise_head, class_counts=True)
+    cloud, devices = watched.copies[0]
+    assert (cloud, watched.cloud_calls) == (None, [])
+    # Nobody holds class 1: its row is averaged as the rest is.
+    expected = average(None, [Copy(copy.state, copy.count) for copy in devices], 0)
+    torch.testing.assert_close(watched.states[1]["3.weight"][1], expected["3.weight"][1])
