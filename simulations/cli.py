@@ -13,6 +13,7 @@ from rich.console import Console
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import absolute_paths, load_conf
 
+SIDE_BY_SIDE = "How many run side by side; a core each does best."
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -49,7 +50,7 @@ def run(
     given += ["runtime.gpu=true"] if gpu else []
     loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
-    from .display import Display, results_table
+    from .display import Display, fidelity_line, results_table
     from .experiment import open_experiment
     from .run_folder import check_folder, default_folder
     from .runner import run_simulation
@@ -63,10 +64,53 @@ def run(
         open_experiment(loaded).device_modules()
         run_simulation(loaded, folder, chosen_port, display)
     console = Console(highlight=False)
-    console.print(results_table(json.loads((folder / "results.json").read_text())))
+    results = json.loads((folder / "results.json").read_text())
+    console.print(results_table(results))
+    console.print(fidelity_line(results), soft_wrap=True)
     console.print(f"run directory: {folder}", soft_wrap=True)
     for name in ("results.json", "rounds.csv", "curves.png", "conf.yaml", "models", "tensorboard"):
         console.print(f"  {name}")
+
+
+@cli.command()
+@click.argument("conf")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas.")
+@click.option("--arms", "names", help="Arms, separated by commas; all by default.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help=SIDE_BY_SIDE)
+@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/arms-CONF.")
+def arms(
+    conf: str,
+    overrides: tuple[str, ...],
+    seeds: str,
+    names: str | None,
+    jobs: int,
+    output: Path | None,
+) -> None:
+    """Compare every arm of the paper on CONF; what is done already is not done again."""
+    from .arms import arm_conf, parse_arms, parse_seeds
+
+    chosen, numbers = parse_arms(names), parse_seeds(seeds)
+    for name in chosen:
+        arm_conf(name, conf, overrides, numbers[0])
+    from .comparison import run_arms
+
+    folder = _comparison_folder(output, f"arms-{Path(conf).stem}")
+    run_arms(conf, overrides, chosen, numbers, folder, jobs, Console(highlight=False))
+
+
+@cli.command()
+@click.argument("conf")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help=SIDE_BY_SIDE)
+@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/search-CONF.")
+def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
+    """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
+    load_conf(conf, overrides)
+    from .comparison import run_search
+
+    folder = _comparison_folder(output, f"search-{Path(conf).stem}")
+    run_search(conf, overrides, folder, jobs, Console(highlight=False))
 
 
 @cli.command()
@@ -99,6 +143,14 @@ def main() -> None:
             raise
         sys.exit(_fail(str(error), FAILED))
     sys.exit(DONE)
+
+
+def _comparison_folder(given: Path | None, usual: str) -> Path:
+    """Return the directory, which may hold an earlier part of the same comparison."""
+    folder = (given or Path("runs") / usual).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ConfError(f"output={folder}: is a file; expected a directory")
+    return folder
 
 
 def _fail(text: str, code: int) -> int:

@@ -19,9 +19,9 @@ def client_fn(context: Context) -> DcCclClient:
     run = (str(context.run_config["conf"]), str(context.run_config["overrides"]))
     experiment = cached_experiment(*run)
     torch.set_num_threads(experiment.conf.runtime.threads)
-    co, mimic = _scratch_modules(*run)
+    co, control = _scratch_modules(*run)
     store = device_store(experiment.conf, context.run_id)
-    return DcCclClient(co, mimic, experiment.device_loader, store, experiment.torch_device)
+    return DcCclClient(co, control, experiment.device_loader, store, experiment.torch_device)
 
 
 @cache

@@ -116,3 +116,15 @@ def results_table(results: dict[str, Any]) -> Table:
     for model, scores in rows.items():
         table.add_row(model, *(f"{scores[key]:.1%}" for key in keys))
     return table
+
+
+def fidelity_line(results: dict[str, Any]) -> str:
+    """Return how close the mimic comes to the cloud submodel, in one line."""
+    parts = []
+    for side, values in results["mimic_fidelity"].items():
+        words = side.replace("_", " ")
+        parts.append(
+            f"{words}: logit MSE {values['logit_mse']:.2f}, top-1 agreement "
+            f"{values['agreement']:.0%}, KL {values['kl']:.2f}"
+        )
+    return f"mimic against cloud submodel, {'; '.join(parts)}"

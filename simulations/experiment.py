@@ -18,9 +18,12 @@ from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import Images, open_images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
+from dccl_flower.learning.compute import Compute
 from dccl_flower.models.build import build_device_modules, build_submodels, check_models
+from dccl_flower.seeds import numpy_generator
 
 EVALUATION_BATCH = 200
+MIN_UNSEEN, MAX_UNSEEN = 100, 5000
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,14 @@ class Experiment:
         """The device that trains: the GPU where the configuration asks for it."""
         return torch.device("cuda" if self.conf.runtime.gpu else "cpu")
 
+    @property
+    def compute(self) -> Compute:
+        """How the cloud's heavy models compute."""
+        runtime = self.conf.runtime
+        return Compute(self.torch_device, runtime.mixed_precision, runtime.channels_last)
+
     def device_modules(self) -> tuple[nn.Module, nn.Module]:
-        """Build co-submodel and mimic without the cloud's weights."""
+        """Build co-submodel and control without the cloud's weights."""
         return build_device_modules(self.conf, self.images.shape, self.images.num_classes)
 
     def cloud(self, on_progress: OnProgress) -> Cloud:
@@ -50,11 +59,13 @@ class Experiment:
             models.co,
             self._train_loader(self.plan.cloud, conf.pretrain.batch_size),
             co_loader=self._train_loader(self.plan.cloud, conf.rounds.cloud_batch_size),
-            validation_loader=self._plain_loader(self.plan.validation),
+            validation_loader=self.validation_loader(),
             pretrain=conf.pretrain,
             distil=conf.distil,
             seed=conf.seed,
-            torch_device=self.torch_device,
+            control=conf.control,
+            co_start=conf.model.co_start,
+            compute=self.compute,
             on_progress=on_progress,
         )
 
@@ -67,6 +78,41 @@ class Experiment:
         rows = np.arange(len(self.images.test))
         labels = self.images.test_labels
         return self._loader(self.images.test, labels, rows, EVALUATION_BATCH, "none")
+
+    def validation_loader(self) -> ImageLoader:
+        """Return the part of the cloud's own samples that decides when to stop."""
+        return self._plain_loader(self.plan.validation)
+
+    def base_loader(self, pooled: bool) -> ImageLoader:
+        """Return what a base model is trained on: the cloud's samples, or those of both sides."""
+        rows = self._pooled_rows() if pooled else self.plan.cloud
+        return self._train_loader(rows, self.conf.pretrain.batch_size)
+
+    def pooled_loader(self) -> ImageLoader:
+        """Return the training samples of both sides, in batches as large as all of a round's."""
+        rounds, devices = self.conf.rounds, self.conf.devices
+        cohort = devices.count if devices.per_round is None else devices.per_round
+        size = rounds.cloud_batch_size + cohort * rounds.device_batch_size
+        return self._train_loader(self._pooled_rows(), size)
+
+    def unseen_loader(self) -> ImageLoader:
+        """Return training images that neither side holds, to choose by without the test set.
+
+        Raises ConfError where ``data.train_fraction`` leaves none.
+        """
+        held = [self.plan.cloud, self.plan.validation, *self.plan.devices]
+        unused = np.setdiff1d(np.arange(len(self.images.train)), np.concatenate(held))
+        if len(unused) < MIN_UNSEEN:
+            given = f"data.train_fraction={self.conf.data.train_fraction}"
+            raise ConfError(
+                f"{given}: must leave {MIN_UNSEEN} images to choose by, not {len(unused)}"
+            )
+        draw = numpy_generator(self.conf.seed, "unseen")
+        size = min(MAX_UNSEEN, len(unused))
+        return self._plain_loader(draw.choice(unused, size, replace=False))
+
+    def _pooled_rows(self) -> np.ndarray:
+        return np.concatenate([self.plan.cloud, *self.plan.devices])
 
     def _train_loader(self, rows: np.ndarray, batch_size: int) -> ImageLoader:
         images, labels = self.images.train, self.images.train_labels

@@ -55,7 +55,7 @@ def run_simulation(conf: Conf, folder: Path, port: int, display: Display) -> Non
     log_path = folder / LOG_FILE
     display.note("starting Flower")
     home_folder = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
-    with _signals_as_interrupts(), home_folder as home:
+    with signals_as_interrupts(), home_folder as home:
         app = Path(home) / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(_app_toml(folder))
@@ -141,7 +141,7 @@ def _app_toml(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
+def signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -17,7 +17,7 @@ from dccl_flower.cloud import Cloud
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.flower.nodes import check_node_count
-from dccl_flower.learning.fusion import FUSIONS
+from dccl_flower.learning.fusion import FUSIONS, NEED_CLASS_COUNTS, with_pooled_statistics
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.results import Results, final_scores, versions
 from dccl_flower.strategies import DcCcl
@@ -25,10 +25,13 @@ from dccl_flower.strategies import DcCcl
 from .events import EventWriter
 from .experiment import Experiment, cached_experiment, device_store
 from .plots import plot_curves
+from .prepared import prepare
 from .recorder import Recorder
 from .run_folder import CONF_FILE, claim_folder, default_folder
 
 app = ServerApp()
+LATE_STATISTICS = {"batch_frozen": "frozen", "batch_fused": "fused", "batch_mixed": "mixed"}
+POOLED = ("batch_fused", "batch_mixed")
 
 
 @app.main()
@@ -63,7 +66,7 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
     check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
     phases = PhaseClock(events)
     cloud = experiment.cloud(phases.progress)
-    cloud.prepare()
+    prepare(experiment, cloud)
     scorer = cloud.scorer(experiment.test_loader(), plan.cloud_classes, plan.device_classes)
     strategy = make_strategy(conf, cloud)
     recorder = Recorder(folder, events, strategy, scorer, conf.rounds.count)
@@ -84,6 +87,7 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
         final=final_scores(recorder.rounds[-1]),
         cloud_submodel=scorer.cloud_submodel(),
         mimic=scorer.mimic(),
+        mimic_fidelity=scorer.mimic_fidelity(),
         rounds=recorder.rounds,
         wire=dict(strategy.ledger.totals),
         seconds={
@@ -101,16 +105,21 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
 
 def make_strategy(conf: Conf, cloud: Cloud) -> DcCcl:
     """Return the strategy that a configuration describes."""
+    fusion = FUSIONS[conf.fusion]
+    if conf.normalisation in POOLED:
+        fusion = with_pooled_statistics(fusion)
     return DcCcl(
         cloud,
         num_devices=conf.devices.count,
         devices_per_round=conf.devices.per_round,
         rounds=conf.rounds,
         loss=conf.loss,
-        fusion=FUSIONS[conf.fusion],
-        freeze_statistics=conf.normalisation == "batch_frozen",
+        fusion=fusion,
+        class_counts=conf.fusion in NEED_CLASS_COUNTS,
+        statistics=LATE_STATISTICS.get(conf.normalisation, "batch"),
         head_tuning=conf.head_tuning == "federated",
         exemplars=conf.exemplars,
+        exemplar_choice=conf.exemplar_choice,
         seed=conf.seed,
     )
 

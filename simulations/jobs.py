@@ -1,0 +1,167 @@
+"""Run many jobs side by side, each in a process of its own, and skip those that are done."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .run_folder import CONF_FILE
+
+JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
+STOP_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A module of this package to run on a folder; ``key`` changes with whatever decides it."""
+
+    title: str
+    module: str
+    folder: Path
+    key: str
+
+    @property
+    def log(self) -> Path:
+        """Where the job's output goes."""
+        return self.folder / LOG_FILE
+
+    def result(self) -> dict[str, Any] | None:
+        """Return what the job left, or None where it is missing, damaged or of another key."""
+        try:
+            result: dict[str, Any] = json.loads((self.folder / RESULT_FILE).read_text())
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) and result.get("key") == self.key else None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result with the job's key, aside and then renamed."""
+        write_json(self.folder / RESULT_FILE, {"key": self.key, **result})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job that has ended: its result or the last line it said, and the seconds it took now."""
+
+    job: Job
+    result: dict[str, Any] | None
+    error: str = ""
+    seconds: float = 0.0
+
+
+class JobRunner:
+    """Run jobs in order, ``side_by_side`` at a time; leaving the block ends those that run."""
+
+    def __init__(self, side_by_side: int, on_end: Callable[[Outcome], None]) -> None:
+        self._pool = ThreadPoolExecutor(side_by_side)
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._is_stopping = False
+
+    def __enter__(self) -> JobRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._is_stopping = True
+            running = list(self._processes)
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # with what it started
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Run what is not done yet and return every job's outcome, in order."""
+        futures = [self._pool.submit(self._run, job) for job in jobs]
+        return [future.result() for future in futures]
+
+    def _run(self, job: Job) -> Outcome:
+        started, outcome = time.monotonic(), Outcome(job, job.result())
+        if outcome.result is None:
+            outcome = replace(self._start(job), seconds=time.monotonic() - started)
+        with self._lock:
+            self._on_end(outcome)
+        return outcome
+
+    def _start(self, job: Job) -> Outcome:
+        with self._lock:
+            if self._is_stopping:
+                return Outcome(job, None, "interrupted")
+            with job.log.open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"dccl_flower.simulations.{job.module}", job.folder],
+                    # A thread that waits must not burn the core that another job needs.
+                    env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self._processes.add(process)
+        code = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        result = job.result()
+        if result is not None:
+            return Outcome(job, result)
+        return Outcome(job, None, _last_line(job.log) or f"ended with code {code}")
+
+
+class Progress:
+    """Say of each job that ends how it went, and how long the others may take."""
+
+    def __init__(self, say: Callable[[str], None], num_jobs: int, side_by_side: int) -> None:
+        self._say = say
+        self._left = num_jobs
+        self._side_by_side = side_by_side
+        self._seconds: list[float] = []
+
+    def ended(self, outcome: Outcome, news: str) -> None:
+        """Print one line; what was done before counts as no time."""
+        self._left -= 1
+        if outcome.seconds > 0:
+            self._seconds.append(outcome.seconds)
+        usual = sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
+        minutes = usual * math.ceil(self._left / self._side_by_side) / 60
+        left = f"{self._left} left, about {minutes:.0f} min" if self._left else "all done"
+        self._say(f"{outcome.job.title}: {outcome.error or news} ({left})")
+
+
+def describe(folder: Path, conf_text: str, **job: Any) -> None:
+    """Make a job's folder and write there what its module reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONF_FILE).write_text(conf_text)
+    write_json(folder / JOB_FILE, job)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what :func:`describe` was told beside the configuration."""
+    description: dict[str, Any] = json.loads((folder / JOB_FILE).read_text())
+    return description
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON aside and rename it."""
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(content, indent=2) + "\n")
+    aside.replace(path)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,177 @@
+"""``dccl search``: which changes of the published rule close the gap, found without the test set.
+
+Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over a growing combination: every
+change alone, each with one of the two that matter most, the best of those with both, and the best
+of these together, with and without exemplars. In the first two stages all candidates run a third
+of the rounds, and the best fifth of them then runs all. Scores are accuracies on training images
+that neither side holds: pooled validation data, which an offline search may use and a federation
+may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import dump_conf, load_conf
+
+from .candidates import BASE, CENTRAL, EXEMPLARS, POOL
+from .jobs import Job, JobRunner, describe
+from .prepared import ALL_CODE, code_digest, content_key
+
+SHARE, FINALISTS = 3, 5
+PARTNERS, TOGETHER = 4, 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Changes of the base by name, and the stage that thought of it."""
+
+    stage: str
+    changes: tuple[str, ...]
+    overrides: tuple[str, ...]
+    kind: str = "federated"
+
+    @property
+    def name(self) -> str:
+        """The changes in words."""
+        return " + ".join(self.changes) or "base"
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether no cloud sample goes down."""
+        return not any(change in EXEMPLARS for change in self.changes)
+
+
+@dataclass
+class Search:
+    """A search over one configuration; ``scored`` grows as candidates end."""
+
+    conf_name: str
+    overrides: list[str]
+    folder: Path
+    runner: JobRunner
+    scored: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Go through the stages."""
+        self._score([_central(name, keys) for name, keys in CENTRAL.items()], short=False)
+        singles = [Candidate("alone", (), ()), *_grown("alone", [()], POOL)]
+        ranked = self._halve(singles)
+        first, second = two_that_matter(ranked)
+        pairs = self._halve(_grown("with one", [(first,), (second,)], POOL))
+        for is_strict in (True, False):
+            partners = best_partners(pairs, (first, second), is_strict)
+            triples = _grown("with both", [(first, second)], partners)
+            kept = self._score(triples, short=False)[:TOGETHER]
+            if kept:
+                self._score(_unions("together", kept), short=False)
+
+    def _halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates, best first: those with all rounds before those with a third."""
+        by_short = self._score(candidates, short=True)
+        finalists = by_short[: -(-len(by_short) // FINALISTS)]
+        return self._score(finalists, short=False) + by_short[len(finalists) :]
+
+    def _score(self, candidates: Sequence[Candidate], short: bool) -> list[Candidate]:
+        """Run candidates and return those that did not fail, best first."""
+        possible = [candidate for candidate in candidates if self._is_possible(candidate)]
+        jobs = [self._job(candidate, short) for candidate in possible]
+        scored = []
+        for candidate, outcome in zip(possible, self.runner.run(jobs), strict=True):
+            row = {**asdict(candidate), "name": candidate.name, "all_rounds": not short}
+            self.scored.append({**row, **(outcome.result or {"error": outcome.error})})
+            if outcome.result is not None:
+                scored.append((outcome.result["accuracy"], candidate))
+        return [candidate for _, candidate in sorted(scored, key=lambda pair: -pair[0])]
+
+    def _is_possible(self, candidate: Candidate) -> bool:
+        """Tell whether the changes go together: not every start goes with every norm, say."""
+        try:
+            self._conf(candidate, short=False)
+        except ConfError:
+            return False
+        return True
+
+    def _job(self, candidate: Candidate, short: bool) -> Job:
+        conf = self._conf(candidate, short)
+        text = dump_conf(conf)
+        key = content_key(code_digest(*ALL_CODE), candidate.kind, text)
+        folder = self.folder / "candidates" / key
+        describe(folder, text, kind=candidate.kind, key=key)
+        title = f"{candidate.stage}: {candidate.name} ({conf.rounds.count} rounds)"
+        return Job(title, "search_job", folder, key)
+
+    def _conf(self, candidate: Candidate, short: bool) -> Conf:
+        given = load_conf(self.conf_name, self.overrides)
+        rate = {"twice": 2 * given.rounds.lr, "half": given.rounds.lr / 2}
+        changes = [change.format(**rate) for change in candidate.overrides]
+        rounds = max(1, given.rounds.count // SHARE) if short else given.rounds.count
+        fixed = ["runtime.reuse=true", f"rounds.count={rounds}"]
+        return load_conf(self.conf_name, [*self.overrides, *BASE, *changes, *fixed])
+
+
+def num_jobs() -> int:
+    """Return how many jobs a search has at most."""
+    singles, pairs = len(POOL) + 1, 2 * len(POOL)
+    halved = sum(n + -(-n // FINALISTS) for n in (singles, pairs))
+    return len(CENTRAL) + halved + 2 * (PARTNERS + TOGETHER)
+
+
+def best_partners(pairs: Sequence[Candidate], both: tuple[str, str], is_strict: bool) -> list[str]:
+    """Return the best changes that one of the two was paired with, exemplars or others."""
+    partners = dict.fromkeys(name for pair in pairs for name in pair.changes if name not in both)
+    return [name for name in partners if (name not in EXEMPLARS) == is_strict][:PARTNERS]
+
+
+def two_that_matter(ranked: Sequence[Candidate]) -> tuple[str, str]:
+    """Return the two best single strict changes that do not set the same key."""
+    strict = [c.changes[0] for c in ranked if c.is_strict and c.changes]
+    first = strict[0]
+    second = next(name for name in strict[1:] if not _clash([first, name]))
+    return first, second
+
+
+def _grown(stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]) -> list[Candidate]:
+    """Return each base with each change that does not clash with it, every combination once."""
+    combinations = {
+        frozenset({*base, name}): (*base, name)
+        for base in bases
+        for name in names
+        if name not in base and not _clash([*base, name])
+    }
+    return [_candidate(stage, changes) for changes in combinations.values()]
+
+
+def _unions(stage: str, best: Sequence[Candidate]) -> list[Candidate]:
+    """Return the first candidate joined with the second, the third, and both."""
+    grown: dict[frozenset[str], tuple[str, ...]] = {}
+    for others in ([1], [2], [1, 2]):
+        picked = [best[0], *(best[place] for place in others if place < len(best))]
+        changes = tuple(dict.fromkeys(change for c in picked for change in c.changes))
+        if len(changes) > len(best[0].changes) and not _clash(changes):
+            grown[frozenset(changes)] = changes
+    return [_candidate(stage, changes) for changes in grown.values()]
+
+
+def _candidate(stage: str, changes: tuple[str, ...]) -> Candidate:
+    overrides = tuple(override for change in changes for override in POOL[change])
+    return Candidate(stage, changes, overrides)
+
+
+def _central(name: str, overrides: tuple[str, ...]) -> Candidate:
+    return Candidate("central", (name,), overrides, "central")
+
+
+def _clash(changes: Sequence[str]) -> bool:
+    """Tell whether two changes set the same key to different values."""
+    chosen: dict[str, str] = {}
+    for change in changes:
+        for override in POOL[change]:
+            key, value = override.split("=")
+            if chosen.setdefault(key, value) != value:
+                return True
+    return False

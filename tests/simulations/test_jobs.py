@@ -1,0 +1,252 @@
+"""Jobs in processes of their own: a shell stands in for Python, and runs ``job.sh`` of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dccl_flower.simulations import jobs
+from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, Progress
+
+# Leaves what a job's module would leave.
+DONE = """echo '{"key": "k", "pid": '$$', "module": "'$MODULE'"}' > "$FOLDER/result.json\""""
+SOON = 20.0
+
+
+@pytest.fixture(autouse=True)
+def shell_as_python(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text('#!/bin/sh\nMODULE="$2" FOLDER="$3"\n. "$3/job.sh"\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+@pytest.fixture
+def job_of(tmp_path):
+    """Return a maker of jobs, each a line of shell."""
+
+    def make(name, script="true", key="k"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "job.sh").write_text(f"{script}\n")
+        return Job(f"job {name}", "some_job", folder, key)
+
+    return make
+
+
+def run(*given, side_by_side=1):
+    """Return the outcomes of jobs, and those that were told of in the order of ending."""
+    told = []
+    with JobRunner(side_by_side, told.append) as runner:
+        outcomes = runner.run(given)
+    return outcomes, told
+
+
+def wait_for(path):
+    deadline = time.monotonic() + SOON
+    while not path.exists() or not path.read_text().strip():
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def test_a_result_comes_back_with_its_key(job_of):
+    job = job_of("a")
+    job.finish({"accuracy": 0.5})
+    assert job.result() == {"key": "k", "accuracy": 0.5}
+    assert [path.name for path in job.folder.iterdir() if path.suffix == ".json"] == ["result.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"key": "k"', "[1]", '"k"', "null", '{"key": "l"}'])
+def test_a_result_that_is_damaged_or_of_another_key_is_none(job_of, content):
+    job = job_of("a")
+    (job.folder / "result.json").write_text(content)
+    assert job.result() is None
+
+
+def test_a_result_without_text_or_file_is_none(job_of):
+    job = job_of("a")
+    assert job.result() is None
+    (job.folder / "result.json").write_bytes(b"\xff\xfe")
+    assert job.result() is None
+
+
+def test_a_job_of_another_key_does_not_take_the_result(job_of):
+    job = job_of("a")
+    job.finish({"accuracy": 0.5})
+    assert Job(job.title, job.module, job.folder, "another").result() is None
+
+
+def test_a_job_runs_as_a_module_of_the_package_on_its_folder(job_of):
+    (outcome,), _ = run(job_of("a", DONE))
+    assert outcome.result["module"] == "dccl_flower.simulations.some_job"
+    assert outcome.error == ""
+    assert outcome.seconds > 0
+
+
+def test_threads_of_a_job_that_wait_leave_the_core_to_others(job_of):
+    (outcome,), _ = run(job_of("a", "echo $OMP_WAIT_POLICY; exit 1"))
+    assert outcome.error == "PASSIVE"
+
+
+def test_every_job_has_a_process_of_its_own(job_of):
+    outcomes, _ = run(*(job_of(name, DONE) for name in "abc"), side_by_side=2)
+    pids = {outcome.result["pid"] for outcome in outcomes}
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+
+
+def test_what_is_done_is_not_run_again(job_of):
+    done, new = job_of("a", "touch $FOLDER/ran; " + DONE), job_of("b", DONE)
+    done.finish({"accuracy": 0.5})
+    outcomes, _ = run(done, new)
+    assert outcomes[0] == Outcome(done, {"key": "k", "accuracy": 0.5})
+    assert not (done.folder / "ran").exists()
+    assert outcomes[1].result["pid"] > 0
+
+
+@pytest.mark.parametrize("content", ['{"key": "k"', '{"key": "old"}'])
+def test_what_is_damaged_or_of_another_key_is_run_again(job_of, content):
+    job = job_of("a", DONE)
+    (job.folder / "result.json").write_text(content)
+    (outcome,), _ = run(job)
+    assert outcome.result["pid"] > 0
+
+
+def test_outcomes_come_in_the_order_given_and_are_told_as_they_end(job_of):
+    slow = job_of("a", f"while [ ! -e $FOLDER/../b/result.json ]; do sleep 0.02; done; {DONE}")
+    fast = job_of("b", DONE)
+    outcomes, told = run(slow, fast, side_by_side=2)
+    assert [outcome.job for outcome in outcomes] == [slow, fast]
+    assert sorted(each.job.title for each in told) == ["job a", "job b"]
+
+
+def test_no_more_jobs_run_than_side_by_side(job_of):
+    busy = (
+        "mkdir $FOLDER/../busy || { echo two at once; exit 1; }; sleep 0.05; rmdir $FOLDER/../busy"
+    )
+    outcomes, _ = run(*(job_of(name, f"{busy}; {DONE}") for name in "abc"), side_by_side=1)
+    assert [outcome.error for outcome in outcomes] == ["", "", ""]
+
+
+def test_a_failing_job_tells_its_last_line_and_does_not_stop_the_others(job_of):
+    failing = job_of("a", "echo out; echo '  ValueError: no data ' >&2; echo; exit 1")
+    outcomes, told = run(failing, job_of("b", DONE))
+    assert (outcomes[0].result, outcomes[0].error) == (None, "ValueError: no data")
+    assert outcomes[1].result is not None
+    assert told == outcomes
+    assert failing.log.read_text().startswith("out\n")
+
+
+def test_a_silent_failure_tells_its_code(job_of):
+    (outcome,), _ = run(job_of("a", "exit 3"))
+    assert (outcome.result, outcome.error) == (None, "ended with code 3")
+
+
+def test_a_silent_failure_does_not_tell_what_an_earlier_attempt_said(job_of):
+    job = job_of("a", "kill -9 $$")
+    job.log.write_text("ValueError: long ago\n")
+    (outcome,), _ = run(job)
+    assert outcome.error == "ended with code -9"
+
+
+def test_a_job_that_ends_well_without_a_result_has_failed(job_of):
+    (outcome,), _ = run(job_of("a", "echo all is well"))
+    assert (outcome.result, outcome.error) == (None, "all is well")
+
+
+def test_a_result_of_an_earlier_key_does_not_hide_a_failure(job_of):
+    job = job_of("a", "echo broken; exit 1")
+    (job.folder / "result.json").write_text('{"key": "old"}')
+    (outcome,), _ = run(job)
+    assert (outcome.result, outcome.error) == (None, "broken")
+
+
+def test_leaving_the_block_ends_the_jobs_that_run(job_of):
+    endless = job_of("endless", "echo $$ > $FOLDER/pid; exec sleep 100")
+    other = job_of("other", f"while [ ! -s {endless.folder}/pid ]; do sleep 0.02; done; {DONE}")
+
+    def stop(outcome):
+        if outcome.job is other:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), JobRunner(2, stop) as runner:
+        runner.run([other, endless])
+    pid = int(wait_for(endless.folder / "pid"))
+    assert not psutil.pid_exists(pid)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_job_that_does_not_heed_the_end_is_killed(job_of, monkeypatch):
+    monkeypatch.setattr(jobs, "STOP_SECONDS", 0.2)
+    stubborn = "trap '' TERM; echo $$ > $FOLDER/pid; while true; do sleep 0.02; done"
+    deaf = job_of("deaf", stubborn)
+    other = job_of("other", f"while [ ! -s {deaf.folder}/pid ]; do sleep 0.02; done; {DONE}")
+
+    def stop(outcome):
+        if outcome.job is other:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), JobRunner(2, stop) as runner:
+        runner.run([other, deaf])
+    assert not psutil.pid_exists(int(wait_for(deaf.folder / "pid")))
+
+
+def test_after_the_block_no_job_starts(job_of):
+    job = job_of("a", DONE)
+    told = []
+    with JobRunner(1, told.append) as runner:
+        pass
+    with pytest.raises(RuntimeError):
+        runner.run([job])
+    assert not (job.folder / "result.json").exists()
+
+
+def outcome_of(title, seconds=0.0, error=""):
+    return Outcome(Job(title, "some_job", Path(), "k"), None, error, seconds)
+
+
+def test_progress_estimates_what_is_left_from_what_has_been_run():
+    lines = []
+    progress = Progress(lines.append, 8, side_by_side=2)
+    progress.ended(outcome_of("a"), "skipped")
+    progress.ended(outcome_of("b", 600.0), "71.0%")
+    progress.ended(outcome_of("c", 1200.0), "72.0%")
+    progress.ended(outcome_of("d", 120.0, "out of memory"), "0.0%")
+    # Two at a time: 6 of 600 s each take 1800 s, 5 of 900 s take 2250 s, 4 of 640 s take 1280 s.
+    assert lines == [
+        "a: skipped (7 left, about 0 min)",
+        "b: 71.0% (6 left, about 30 min)",
+        "c: 72.0% (5 left, about 45 min)",
+        "d: out of memory (4 left, about 21 min)",
+    ]
+
+
+def test_progress_says_when_all_is_done():
+    lines = []
+    progress = Progress(lines.append, 2, side_by_side=1)
+    progress.ended(outcome_of("a", 90.0), "71.0%")
+    progress.ended(outcome_of("b", 90.0), "72.0%")
+    assert lines == ["a: 71.0% (1 left, about 2 min)", "b: 72.0% (all done)"]
+
+
+def test_a_description_is_a_configuration_and_facts_beside_it(tmp_path):
+    folder = tmp_path / "new" / "job"
+    jobs.describe(folder, "seed: 3\n", kind="central", key="k")
+    assert (folder / "conf.yaml").read_text() == "seed: 3\n"
+    assert jobs.read_description(folder) == {"kind": "central", "key": "k"}
+
+
+def test_json_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "result.json"
+    jobs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        jobs.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
