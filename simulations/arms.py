@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dccl_flower.config import Conf, ConfError
+from dccl_flower.config import ArmsConf, Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
 
 from .jobs import Job, describe
@@ -117,7 +117,7 @@ def co_steps(conf: Conf) -> int:
 
 
 def _job(name: str, seed: int, conf: Conf, root: Path) -> Job:
-    text = dump_conf(conf)
+    text = dump_conf(replace(conf, arms=ArmsConf()))  # one arm's changes are not another's
     key = content_key(code_digest(*ALL_CODE), name, text)
     folder = root / f"{name}-seed{seed}-{key}"
     describe(folder, text, arm=name, kind=ARMS[name].kind, key=key)

@@ -68,6 +68,8 @@ def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
     assert again == jobs
     changed = arm_jobs("digits", ["rounds.lr=0.01"], arms, [0, 1], tmp_path)
     assert changed["strict", 0].key != jobs["strict", 0].key
+    other_arm = arm_jobs("digits", ["arms.exemplars=[exemplars=7]"], arms, [0, 1], tmp_path)
+    assert other_arm == jobs
 
 
 def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
