@@ -98,12 +98,10 @@ def arm_jobs(
     Raises ConfError where an arm is impossible, or takes more steps than a central one does.
     """
     in_order = sorted(arms, key=list(ARMS).index)
+    shared = [(name, seed) for name in in_order for seed in seeds if ARMS[name].kind == "prepared"]
+    others = [(name, seed) for seed in seeds for name in in_order if ARMS[name].kind != "prepared"]
     confs = {
-        (name, seed): arm_conf(name, conf_name, overrides, seed)
-        for kind in (("prepared",), ("base", "central", "federated"))
-        for seed in seeds
-        for name in in_order
-        if ARMS[name].kind in kind
+        (name, seed): arm_conf(name, conf_name, overrides, seed) for name, seed in shared + others
     }
     _check_steps(confs)
     return {

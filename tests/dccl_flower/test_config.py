@@ -135,7 +135,7 @@ def test_unknown_key_in_a_file_is_refused_too(tmp_path):
         ("split.by=colour", "split.by", "colour", "['classes', 'fraction']"),
         ("data.augment=mixup", "data.augment", "mixup", "['none', 'flip_crop']"),
         ("devices.partitioner=even", "devices.partitioner", "even", "'dirichlet'"),
-        ("normalisation=layer", "normalisation", "layer", "'batch_fused', 'group', 'group_ws']"),
+        ("normalisation=layer", "normalisation", "layer", "'batch_mixed', 'group', 'group_ws']"),
         ("control=teacher", "control", "teacher", "['mimic', 'cloud_submodel', 'none']"),
         ("model.co_start=zero", "model.co_start", "zero", "['base', 'mimic']"),
         ("fusion=median", "fusion", "median", "['average', 'class_wise_head']"),
@@ -220,7 +220,10 @@ def test_the_published_rule_is_what_a_conf_says_nothing_about(tmp_path):
     ("key", "values"),
     [
         ("control", ["mimic", "cloud_submodel", "none"]),
-        ("normalisation", ["batch", "batch_frozen", "batch_fused", "group", "group_ws"]),
+        (
+            "normalisation",
+            ["batch", "batch_frozen", "batch_fused", "batch_mixed", "group", "group_ws"],
+        ),
         ("fusion", ["average", "class_wise_head"]),
         ("exemplar_choice", ["random", "herded"]),
     ],

@@ -125,4 +125,25 @@ def test_a_stem_is_shared_by_slices_only(key):
 def test_the_mimic_s_batch_norms_cannot_start_group_norms(norm):
     load_conf("digits", ["model.co_start=mimic", "normalisation=batch_fused"])
     message = refusal("model.co_start=mimic", f"normalisation={norm}")
-    assert message == "model.co_start=mimic: the mimic has batch norms; not with group norm"
+    assert (
+        message == f"model.co_start=mimic: not with normalisation={norm}, which the mimic has not"
+    )
+
+
+def test_a_mimic_of_another_architecture_cannot_start_the_co_submodel():
+    message = refusal("model.co_start=mimic", "model.mimic.name=small_cnn")
+    assert (
+        message == "model.co_start=mimic: not with model.mimic.name=small_cnn, another architecture"
+    )
+    load_conf(
+        "digits",
+        ["model.co_start=mimic", "model.mimic.name=small_cnn", "model.co.name=small_cnn"],
+    )
+
+
+@pytest.mark.parametrize("weight", ["0.0", "1.0"])
+def test_scaffold_needs_both_sides(weight):
+    message = refusal("rounds.scaffold=true", f"rounds.cloud_weight={weight}")
+    assert message == (
+        f"rounds.scaffold=true: needs both sides; rounds.cloud_weight={weight} leaves one out"
+    )

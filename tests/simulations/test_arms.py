@@ -58,8 +58,8 @@ def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
     jobs = arm_jobs("digits", [], arms, [0, 1], tmp_path)
     assert list(jobs)[:4] == [
         ("cloud-submodel", 0),
-        ("mimic", 0),
         ("cloud-submodel", 1),
+        ("mimic", 0),
         ("mimic", 1),
     ]
     assert list(jobs)[4:] == [("central-m", 0), ("strict", 0), ("central-m", 1), ("strict", 1)]
@@ -78,3 +78,8 @@ def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
         arm_jobs("digits", overrides, ["central-m", "strict"], [0], tmp_path)
     arm_jobs("digits", overrides, ["strict"], [0], tmp_path)
     assert co_steps(arm_conf("strict", "digits", overrides, 0)) == 480
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "paper", "probe"])
+def test_every_arm_of_these_configurations_is_possible(name, tmp_path):
+    assert len(arm_jobs(name, [], list(ARMS), [0], tmp_path)) == len(ARMS)

@@ -18,7 +18,7 @@ def results():
     scores = Scores(0.4, 0.5, 0.0)
     last = final_scores(rounds[-1])
     conf = asdict(load_conf("digits"))
-    return Results(conf, 0, {}, last, scores, scores, rounds, {}, {}, {})
+    return Results(conf, 0, {}, last, scores, scores, {}, rounds, {}, {}, {})
 
 
 def test_axes_have_names_units_and_every_line_a_label(results, tmp_path, monkeypatch):
