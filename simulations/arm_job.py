@@ -20,7 +20,7 @@ from dccl_flower.results import versions
 from .central_arms import train_base, train_co_centrally
 from .display import Display
 from .experiment import Experiment, open_experiment
-from .jobs import Job, read_description
+from .jobs import Job, note, read_description
 from .prepared import prepare
 from .run_folder import CONF_FILE
 from .runner import run_simulation
@@ -42,7 +42,7 @@ def _prepared(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Score the cloud submodel or the mimic, with its fidelity."""
     cloud = experiment.cloud(lambda *_: None)
     started = time.monotonic()
-    prepare(experiment, cloud, print)
+    prepare(experiment, cloud, note)
     seconds = time.monotonic() - started
     scorer = cloud.scorer(
         experiment.test_loader(), experiment.plan.cloud_classes, experiment.plan.device_classes
@@ -63,7 +63,7 @@ def _base(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
 def _central(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Train the co-submodel on pooled data."""
     cloud = experiment.cloud(lambda *_: None)
-    prepare(experiment, cloud, print)
+    prepare(experiment, cloud, note)
     scorer = cloud.scorer(
         experiment.test_loader(), experiment.plan.cloud_classes, experiment.plan.device_classes
     )

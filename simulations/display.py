@@ -55,7 +55,9 @@ class Display:
 
     def show(self, event: dict[str, Any]) -> None:
         """Show one event; those that need no word are passed over."""
-        if event["event"] == "started":
+        if event["event"] == "note":
+            self._say(event["text"])
+        elif event["event"] == "started":
             self._phase_began = event["time"]
         elif event["event"] == "phase":
             self._show_phase(event)

@@ -19,6 +19,7 @@ from typing import Any
 from .run_folder import CONF_FILE
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
+NOTE = "note: "  # begins a line of a job's output that its user should see
 STOP_SECONDS = 60.0
 
 
@@ -51,12 +52,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job that has ended: its result or the last line it said, and the seconds it took now."""
+    """A job that has ended: its result or the last line it said, what it had to note, its time."""
 
     job: Job
     result: dict[str, Any] | None
     error: str = ""
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class JobRunner:
@@ -116,10 +118,13 @@ class JobRunner:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
+        lines = job.log.read_text(errors="replace").strip().splitlines()
+        notes = tuple(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
         result = job.result()
         if result is not None:
-            return Outcome(job, result)
-        return Outcome(job, None, _last_line(job.log) or f"ended with code {code}")
+            return Outcome(job, result, notes=notes)
+        error = lines[-1].strip() if lines else f"ended with code {code}"
+        return Outcome(job, None, error, notes=notes)
 
 
 class Progress:
@@ -132,7 +137,9 @@ class Progress:
         self._seconds: list[float] = []
 
     def ended(self, outcome: Outcome, news: str) -> None:
-        """Print one line; what was done before counts as no time."""
+        """Print its notes and one line; what was done before counts as no time."""
+        for note in outcome.notes:
+            self._say(note)
         self._left -= 1
         if outcome.seconds > 0:
             self._seconds.append(outcome.seconds)
@@ -155,13 +162,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def note(text: str) -> None:
+    """Let a job tell its user something."""
+    print(f"{NOTE}{text}", flush=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON aside and rename it."""
     aside = path.with_suffix(".partial")
     aside.write_text(json.dumps(content, indent=2) + "\n")
     aside.replace(path)
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""

@@ -23,7 +23,7 @@ from dccl_flower.learning.evaluate import Scorer, Scores
 
 from .central_arms import train_co_centrally
 from .experiment import Experiment, open_experiment
-from .jobs import Job, read_description
+from .jobs import Job, note, read_description
 from .local_grid import LocalGrid
 from .prepared import prepare
 from .run_folder import CONF_FILE
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(conf.runtime.server_threads)
     experiment = open_experiment(conf)
     cloud = experiment.cloud(lambda *_: None)
-    prepare(experiment, cloud, print)
+    prepare(experiment, cloud, note)
     plan = experiment.plan
     scorer = cloud.scorer(experiment.unseen_loader(), plan.cloud_classes, plan.device_classes)
     started = time.monotonic()

@@ -66,7 +66,7 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
     check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
     phases = PhaseClock(events)
     cloud = experiment.cloud(phases.progress)
-    prepare(experiment, cloud)
+    prepare(experiment, cloud, lambda text: events.write("note", text=text))
     scorer = cloud.scorer(experiment.test_loader(), plan.cloud_classes, plan.device_classes)
     strategy = make_strategy(conf, cloud)
     recorder = Recorder(folder, events, strategy, scorer, conf.rounds.count)

@@ -36,8 +36,11 @@ class DcCcl(FedAvg):
 
     ``arrays`` is the co-submodel. The cloud pretrains and distils on the first round unless it is
     prepared already. ``num_devices`` logical devices are shared out to the nodes; ``num_nodes``
-    says how many nodes to wait for (a simulation knows). ``seed`` fixes the cohorts and every
-    draw of a device. Raises AggregationError where less than ``rounds.min_replies`` of a cohort
+    says how many nodes to wait for (a simulation knows). ``statistics`` says what batch norms do,
+    once ``rounds.freeze_statistics_after`` is over: see LocalRecipe; ``fused`` and ``mixed`` need a
+    fusion with pooled statistics. ``class_counts`` has devices tell theirs, which some fusion rules
+    need. ``exemplar_choice`` is ``random`` or ``herded``. ``seed`` fixes the cohorts and every draw
+    of a device. Raises AggregationError where less than ``rounds.min_replies`` of a cohort
     answer or an answer does not fit, and ValueError for options that differential privacy
     excludes.
     """

@@ -90,3 +90,16 @@ def test_the_job_says_which_arm_and_seed_it_was(tmp_path):
     result = run_arm(tmp_path, "mimic", "prepared", ["seed=3"])
     assert (result["arm"], result["seed"]) == ("mimic", 3)
     assert "torch" in result["versions"]
+
+
+def test_a_damaged_cache_entry_is_computed_anew_with_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DCCL_CACHE", str(tmp_path / "cache"))
+    before = run_arm(tmp_path / "a", "mimic", "prepared")
+    (weights,) = (tmp_path / "cache").glob("cloud-*/mimic.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
+    after = run_arm(tmp_path / "b", "mimic", "prepared")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: cache entry cloud-")
+    assert line.endswith("is damaged: computing it anew")
+    assert after["accuracy"] == before["accuracy"]
