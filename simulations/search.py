@@ -141,7 +141,7 @@ def _grown(stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]) -
         frozenset({*base, name}): (*base, name)
         for base in bases
         for name in names
-        if name not in base and not _clash([*base, name])
+        if not _clash([*base, name]) and not _is_contained(name, base)
     }
     return [_candidate(stage, changes) for changes in combinations.values()]
 
@@ -164,6 +164,13 @@ def _candidate(stage: str, changes: tuple[str, ...]) -> Candidate:
 
 def _central(name: str, overrides: tuple[str, ...]) -> Candidate:
     return Candidate("central", (name,), overrides, "central")
+
+
+def _is_contained(name: str, base: Sequence[str]) -> bool:
+    """Tell whether a change adds nothing to others, or has one of them in it."""
+    own = set(POOL[name])
+    others = [set(POOL[change]) for change in base]
+    return own <= set().union(*others) or any(other <= own for other in others)
 
 
 def _clash(changes: Sequence[str]) -> bool:

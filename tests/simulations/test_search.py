@@ -87,6 +87,17 @@ def test_no_combination_sets_a_key_twice(tmp_path):
     assert sum(map(len, runner.batches)) <= num_jobs()
 
 
+def test_no_combination_is_another_in_more_words(tmp_path):
+    def score(conf):
+        best = conf.model.co_start == "mimic" and conf.normalisation == "batch_frozen"
+        return {**scores(conf), "accuracy": 0.8 if best else scores(conf)["accuracy"]}
+
+    search, _ = searched(tmp_path, score)
+    best, part = "start from the mimic, its statistics frozen", "start from the mimic"
+    assert any(best in row["changes"] for row in search.scored if len(row["changes"]) > 1)
+    assert not any({best, part} <= set(row["changes"]) for row in search.scored)
+
+
 def test_the_two_that_matter_do_not_clash():
     def alone(name):
         return Candidate("alone", (name,), POOL[name])
