@@ -55,7 +55,8 @@ def mixed_statistics(model: nn.Module, other: OtherSide) -> Iterator[None]:
     """
     norms = dict(_trained_norms(model))
     for name, norm in norms.items():
-        norm.forward = partial(_mixed_forward, norm, *_held(name, norm, other), other.own_share)
+        mixed = partial(_mixed_forward, norm, *_held(name, norm, other), other.own_share)
+        norm.forward = mixed  # type: ignore[method-assign]
     try:
         yield
     finally:
