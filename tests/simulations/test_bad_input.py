@@ -95,7 +95,7 @@ CASES = [
     (["arms", "digits", "split.device_classes=[]"], "split.device_classes=[]: must name at least"),
     (["arms", "digits", "--output", "file"], "file: is a file; expected a directory"),
     (["arms", "digits", "--jobs", "0"], "Invalid value for '--jobs'"),
-    (["search", "digits"], "data.train_fraction=1.0: leaves"),
+    (["search", "digits"], "data.train_fraction=1.0: must leave 100 images"),
     (["search", "digits", "loss=mse"], "loss: Invalid value 'mse'"),
     (["run"], "Missing argument 'CONF'"),
     (["walk"], "No such command 'walk'"),
