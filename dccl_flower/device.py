@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.data.loader import Loader, endless
+from dccl_flower.data.loader import ImageLoader, Loader, endless
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
@@ -162,7 +162,10 @@ class DcCclClient(NumPyClient):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch_generator(config["seed"], *_turn_keys(config, purpose))
         batches = endless(loader, generator)
-        return batches if exemplars is None else with_exemplars(batches, exemplars, generator)
+        if exemplars is None:
+            return batches
+        augment = loader.augment if isinstance(loader, ImageLoader) else "none"
+        return with_exemplars(batches, exemplars, generator, augment)
 
     def _loss(self, loader: Loader, exemplars: dict[str, Tensor] | None, config: Metrics) -> Loss:
         def counts() -> Tensor:

@@ -58,9 +58,7 @@ class ImageLoader:
         for chosen in self._chunks(order):
             if len(chosen) == 1 and self.num_samples > 1:
                 continue
-            pixels = self._pixels(chosen)
-            if self.augment == "flip_crop":
-                pixels = flip_crop(pixels, generator)
+            pixels = augmented(self._pixels(chosen), self.augment, generator)
             yield pixels, self.targets[chosen]
 
     def _chunks(self, order: Tensor) -> tuple[Tensor, ...]:
@@ -76,6 +74,11 @@ def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
     shift = torch.from_numpy(mean).view(1, -1, 1, 1)
     scale = torch.from_numpy(std).view(1, -1, 1, 1)
     return batch.div_(255).sub_(shift).div_(scale)
+
+
+def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+    """Return normalised images as ``augment`` of ImageLoader changes them."""
+    return flip_crop(images, generator) if augment == "flip_crop" else images
 
 
 def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:

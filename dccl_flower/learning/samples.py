@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dccl_flower.data.loader import ImageLoader, Loader, normalise
+from dccl_flower.data.loader import ImageLoader, Loader, augmented, normalise
 
 Chooser = Callable[[Loader], Tensor]
 
@@ -74,12 +74,17 @@ def with_exemplars(
     batches: Iterator[tuple[Tensor, Tensor]],
     exemplars: dict[str, Tensor],
     generator: torch.Generator,
+    augment: str = "none",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Join to every batch as many exemplars, drawn with replacement (experience replay)."""
+    """Join to every batch as many exemplars, drawn with replacement (experience replay).
+
+    ``augment`` is what ImageLoader does to the batches; a few exemplars are soon known by heart.
+    """
     shared_images, shared_labels = exemplar_images(exemplars), exemplars["labels"]
     for images, labels in batches:
         drawn = torch.randint(len(shared_labels), (len(labels),), generator=generator)
-        yield torch.cat([images, shared_images[drawn]]), torch.cat([labels, shared_labels[drawn]])
+        shared = augmented(shared_images[drawn], augment, generator)
+        yield torch.cat([images, shared]), torch.cat([labels, shared_labels[drawn]])
 
 
 def replayed_counts(counts: Tensor, exemplars: dict[str, Tensor]) -> Tensor:

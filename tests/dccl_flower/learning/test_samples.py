@@ -191,6 +191,22 @@ def test_exemplars_are_drawn_with_replacement_by_the_generator_alone():
     assert not torch.equal(drawn(1), drawn(2))
 
 
+def test_exemplars_are_augmented_as_the_batches_are_and_these_are_left_alone():
+    exemplars = {"images": torch.rand(5, 3, 8, 8), "labels": torch.arange(5)}
+    batch = torch.rand(40, 3, 8, 8), torch.zeros(40, dtype=torch.long)
+    drawn = {}
+    for augment in ("none", "flip_crop"):
+        (joined,) = with_exemplars(iter([batch]), exemplars, generator(), augment)
+        assert torch.equal(joined[0][:40], batch[0])
+        drawn[augment] = joined[0][40:], joined[1][40:]
+    assert torch.equal(drawn["none"][0], exemplars["images"][drawn["none"][1]])
+    changed = [
+        not any(torch.equal(image, known) for known in exemplars["images"])
+        for image in drawn["flip_crop"][0]
+    ]
+    assert sum(changed) > 30
+
+
 @pytest.mark.parametrize(
     ("counts", "shared", "expected"),
     [
