@@ -42,6 +42,12 @@ def searched(tmp_path, score=scores):
     return search, runner
 
 
+@pytest.fixture(scope="module")
+def default_search(tmp_path_factory):
+    """One search for many questions: it reads some hundred configurations."""
+    return searched(tmp_path_factory.mktemp("search"))
+
+
 @pytest.mark.parametrize("changes", [*POOL.values(), *CENTRAL.values()])
 def test_every_candidate_is_a_configuration(changes):
     load_conf("digits", [*BASE, *(change.format(twice=0.2, half=0.05) for change in changes)])
@@ -53,8 +59,8 @@ def test_every_change_changes_the_base():
         assert load_conf("digits", [*BASE, *changes]) != base, name
 
 
-def test_a_third_of_the_rounds_first_and_all_rounds_for_the_best_fifth(tmp_path):
-    _, runner = searched(tmp_path)
+def test_a_third_of_the_rounds_first_and_all_rounds_for_the_best_fifth(default_search):
+    _, runner = default_search
     central, short, full = runner.batches[:3]
     assert {conf.rounds.count for conf in central} == {15}
     assert {conf.rounds.count for conf in short} == {5}
@@ -65,8 +71,8 @@ def test_a_third_of_the_rounds_first_and_all_rounds_for_the_best_fifth(tmp_path)
     assert worst_kept >= sorted(scores(conf)["accuracy"] for conf in short)[-len(full)]
 
 
-def test_the_search_finds_the_sum_of_what_helps(tmp_path):
-    search, _ = searched(tmp_path)
+def test_the_search_finds_the_sum_of_what_helps(default_search):
+    search, _ = default_search
     full = [row for row in search.scored if row["all_rounds"] and row["kind"] == "federated"]
     best = max(full, key=lambda row: row["accuracy"])
     assert set(best["changes"]) >= {
@@ -79,8 +85,8 @@ def test_the_search_finds_the_sum_of_what_helps(tmp_path):
     assert set(best_strict["changes"]) >= {"prior correction", "head tuning"}
 
 
-def test_no_combination_sets_a_key_twice(tmp_path):
-    search, runner = searched(tmp_path)
+def test_no_combination_sets_a_key_twice(default_search):
+    search, runner = default_search
     for row in search.scored:
         keys = dict(override.split("=") for override in row["overrides"])
         assert len(keys) == len(set(row["overrides"])), row["name"]
@@ -117,8 +123,8 @@ def test_a_candidate_that_fails_is_reported_and_left_behind(tmp_path):
     assert "failed" in markdown(search.scored)
 
 
-def test_the_report_measures_the_gap_against_the_best_central_candidate(tmp_path):
-    search, _ = searched(tmp_path)
+def test_the_report_measures_the_gap_against_the_best_central_candidate(default_search):
+    search, _ = default_search
     text = markdown(search.scored)
     for stage in ("central", "alone", "with one", "with both", "together"):
         assert f"## {stage}\n" in text
