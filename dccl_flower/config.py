@@ -40,14 +40,24 @@ class SplitConf:
 
 @dataclass
 class DevicesConf:
-    """The federation: how many devices, how many a round, how their data are drawn."""
+    """The federation: how many devices, how many a round, how their data are drawn.
+
+    ``draws`` gives each device ``samples`` images drawn with replacement, so that there may be more
+    devices than images. ``profiles`` names tiers of devices, by which a virtual clock runs: of
+    ``over_sampling`` times the cohort the first to answer count, within ``deadline`` virtual
+    seconds.
+    """
 
     count: int = 10
     per_round: int | None = None
-    partitioner: Literal["iid", "dirichlet", "pathological", "natural"] = "iid"
+    partitioner: Literal["iid", "dirichlet", "pathological", "natural", "draws"] = "iid"
     alpha: float = 0.5
     classes_per_device: int = 2
+    samples: int = 50
     store: str | None = None
+    profiles: str | None = None
+    deadline: float | None = None
+    over_sampling: float = 1.0
 
 
 @dataclass
@@ -135,17 +145,30 @@ class RoundsConf:
 
 
 @dataclass
+class WireConf:
+    """How co-submodels travel: as they are, or in 16 or 8 bits."""
+
+    codec: Literal["fp32", "fp16", "int8"] = "fp32"
+
+
+@dataclass
 class RuntimeConf:
     """How the simulation runs; thread counts are part of it because they change float sums.
 
+    ``devices_per_node``: how many devices a message carries at most, trained one after the other.
+    ``cache_logits`` computes the control's logits once a device, where nothing augments its images.
+    ``resident`` keeps data and modules in the worker process from message to message.
     ``mixed_precision`` (bfloat16) and ``channels_last`` speed up pretraining and distillation.
     ``reuse`` takes cloud submodel and mimic of the same seed and settings from the cache.
     """
 
     nodes: int | None = None
+    devices_per_node: int = 1
     workers: int = 2
     threads: int = 1
     server_threads: int = 2
+    cache_logits: bool = True
+    resident: bool = True
     gpu: bool = False
     mixed_precision: bool = False
     channels_last: bool = False
@@ -183,5 +206,6 @@ class Conf:
     exemplars: int = 0
     exemplar_choice: Literal["random", "herded"] = "random"
     target_gain: float | None = None
+    wire: WireConf = field(default_factory=WireConf)
     runtime: RuntimeConf = field(default_factory=RuntimeConf)
     arms: ArmsConf = field(default_factory=ArmsConf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -48,6 +49,8 @@ def absolute_paths(conf: Conf) -> Conf:
     """Return the configuration with paths that mean the same from any directory."""
     if conf.data.path:
         conf.data.path = str(Path(conf.data.path).expanduser().resolve())
+    if conf.devices.profiles and conf.devices.profiles.endswith((".yaml", ".yml")):
+        conf.devices.profiles = str(Path(conf.devices.profiles).expanduser().resolve())
     if conf.devices.store:
         conf.devices.store = str(Path(conf.devices.store).expanduser().resolve())
     return conf
@@ -91,6 +94,8 @@ def _open_intervals(conf: Conf) -> list[tuple[str, float, float, float]]:
         ("rounds.timeout", conf.rounds.timeout, 0, float("inf")),
         ("devices.alpha", conf.devices.alpha, 0, float("inf")),
     ]
+    if conf.devices.deadline is not None:
+        intervals.append(("devices.deadline", conf.devices.deadline, 0, float("inf")))
     if conf.split.by == "fraction":
         intervals.append(("split.device_fraction", conf.split.device_fraction, 0, 1))
     return intervals
@@ -102,6 +107,8 @@ def _lower_bounds(conf: Conf) -> list[tuple[str, float, int]]:
         ("seed", conf.seed, 0),
         ("devices.count", conf.devices.count, 1),
         ("devices.classes_per_device", conf.devices.classes_per_device, 1),
+        ("devices.samples", conf.devices.samples, 1),
+        ("devices.over_sampling", conf.devices.over_sampling, 1),
         ("pretrain.epochs", conf.pretrain.epochs, 1),
         ("pretrain.batch_size", conf.pretrain.batch_size, 2),
         ("distil.epochs", conf.distil.epochs, 1),
@@ -112,6 +119,7 @@ def _lower_bounds(conf: Conf) -> list[tuple[str, float, int]]:
         ("rounds.device_batch_size", conf.rounds.device_batch_size, 2),
         ("rounds.head_tuning_steps", conf.rounds.head_tuning_steps, 1),
         ("exemplars", conf.exemplars, 0),
+        ("runtime.devices_per_node", conf.runtime.devices_per_node, 1),
         ("runtime.workers", conf.runtime.workers, 1),
         ("runtime.threads", conf.runtime.threads, 1),
         ("runtime.server_threads", conf.runtime.server_threads, 1),
@@ -152,6 +160,13 @@ def _check_devices(conf: Conf) -> None:
         raise ConfError(f"devices.per_round={per_round}: must lie between 1 and {count} devices")
     if nodes is not None and not 1 <= nodes <= count:
         raise ConfError(f"runtime.nodes={nodes}: must lie between 1 and {count} devices")
+    timing = {"deadline": conf.devices.deadline, "over_sampling": conf.devices.over_sampling}
+    for key, value in timing.items():
+        if conf.devices.profiles is None and value not in (None, 1):
+            raise ConfError(f"devices.{key}={value}: needs devices.profiles")
+    if not math.isfinite(conf.devices.over_sampling):
+        given = f"devices.over_sampling={conf.devices.over_sampling}"
+        raise ConfError(f"{given}: must be a finite number from 1")
 
 
 def _conf_source(name_or_path: str) -> Any:

@@ -20,6 +20,7 @@ from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
 from dccl_flower.learning.compute import Compute
 from dccl_flower.models.build import build_device_modules, build_submodels, check_models
+from dccl_flower.profiles import load_fleet
 from dccl_flower.seeds import numpy_generator
 
 EVALUATION_BATCH = 200
@@ -100,7 +101,7 @@ class Experiment:
 
         Raises ConfError where ``data.train_fraction`` leaves none.
         """
-        held = [self.plan.cloud, self.plan.validation, *self.plan.devices]
+        held = [self.plan.cloud, self.plan.validation, self.plan.device_rows()]
         unused = np.setdiff1d(np.arange(len(self.images.train)), np.concatenate(held))
         if len(unused) < MIN_UNSEEN:
             given = f"data.train_fraction={self.conf.data.train_fraction}"
@@ -112,7 +113,7 @@ class Experiment:
         return self._plain_loader(draw.choice(unused, size, replace=False))
 
     def _pooled_rows(self) -> np.ndarray:
-        return np.concatenate([self.plan.cloud, *self.plan.devices])
+        return np.concatenate([self.plan.cloud, self.plan.device_rows()])
 
     def _train_loader(self, rows: np.ndarray, batch_size: int) -> ImageLoader:
         images, labels = self.images.train, self.images.train_labels
@@ -139,6 +140,8 @@ def open_experiment(conf: Conf) -> Experiment:
     images = open_images(conf.data)
     check_models(conf.model, images.shape[0])
     plan = open_plan(conf, images)
+    if conf.devices.profiles is not None:
+        load_fleet(conf.devices.profiles, conf.devices.count, conf.seed)
     if conf.exemplars > len(plan.cloud):
         raise ConfError(f"exemplars={conf.exemplars}: the cloud has {len(plan.cloud)} samples")
     return Experiment(conf, images, plan)

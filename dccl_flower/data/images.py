@@ -23,6 +23,8 @@ ARRAYS = ("train", "train_labels", "test", "test_labels")
 FORMAT = 1  # to be raised when the same data decode to something else
 DECODE_BATCH = 1000
 DIGITS_TEST_SHARE = 0.25
+NOISE_SHAPE, NOISE_CLASSES = (32, 32, 3), 10
+NOISE_SIZES = {"train": 4000, "test": 100}
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ def _parquet_files(path: str) -> dict[str, list[str]]:
 
 
 def _decode(conf: DataConf, folder: Path) -> None:
-    if conf.name == "digits" and not conf.path:
-        return _decode_digits(conf, folder)
+    if conf.name in BUILT_IN and not conf.path:
+        return BUILT_IN[conf.name](conf, folder)
     splits = _load_splits(conf)
     for split in ("train", "test"):
         _decode_split(conf, splits[split], folder, split)
@@ -217,3 +219,14 @@ def _decode_digits(conf: DataConf, folder: Path) -> None:
     for split, rows in (("train", train), ("test", test)):
         np.save(folder / f"{split}.npy", pixels[rows])
         np.save(folder / f"{split}_labels.npy", digits.target[rows].astype(np.int64))
+
+
+def _write_noise(conf: DataConf, folder: Path) -> None:
+    """Write images without content, of CIFAR-10's shape: for timing, which pixels do not change."""
+    draw = np.random.default_rng(0)
+    for split, size in NOISE_SIZES.items():
+        np.save(folder / f"{split}.npy", draw.integers(0, 256, (size, *NOISE_SHAPE), np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.arange(size) % NOISE_CLASSES)
+
+
+BUILT_IN = {"digits": _decode_digits, "noise": _write_noise}

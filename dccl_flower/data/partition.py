@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -14,9 +16,38 @@ if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
 
+@dataclass(frozen=True)
+class Draws(Sequence[np.ndarray]):
+    """Sample indices of devices, ``samples`` each, drawn from ``rows`` when asked for.
+
+    Drawn with replacement, so that there may be any number of devices.
+    """
+
+    rows: np.ndarray
+    num_devices: int
+    samples: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.num_devices
+
+    @overload
+    def __getitem__(self, device: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, device: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, device: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(device, slice):
+            return [self[each] for each in range(*device.indices(self.num_devices))]
+        if not 0 <= device < self.num_devices:
+            raise IndexError(f"device {device}: there are {self.num_devices}")
+        return numpy_generator(self.seed, "draws", device).choice(self.rows, self.samples)
+
+
 def partition(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, conf: DevicesConf, seed: int
-) -> list[np.ndarray]:
+) -> Sequence[np.ndarray]:
     """Return the sample indices of each device; every device gets at least one.
 
     By natural id, the first ``conf.count`` ids make devices and the samples of others are not used.
@@ -24,6 +55,8 @@ def partition(
     Raises ConfError where there are more devices than samples or natural ids, or where the
     partitioner cannot serve them all.
     """
+    if conf.partitioner == "draws":
+        return Draws(rows, conf.count, conf.samples, seed)
     if conf.count > len(rows):
         raise ConfError(f"devices.count={conf.count}: there are only {len(rows)} device samples")
     from datasets import Dataset, disable_progress_bars

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from dccl_flower.config import Conf
 from dccl_flower.data.images import Images, cache_root, write_folder
-from dccl_flower.data.partition import partition
+from dccl_flower.data.partition import Draws, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
 
 FORMAT = 1  # to be raised when the same configuration gives another plan
@@ -25,11 +26,17 @@ class Plan:
 
     cloud: np.ndarray
     validation: np.ndarray
-    devices: list[np.ndarray]
+    devices: Sequence[np.ndarray]
     cloud_classes: list[int]
     device_classes: list[int]
     mean: np.ndarray
     std: np.ndarray
+
+    def device_rows(self) -> np.ndarray:
+        """Return what the devices hold together, drawn or not."""
+        if isinstance(self.devices, Draws):
+            return self.devices.rows
+        return np.concatenate(self.devices)
 
 
 def open_plan(conf: Conf, images: Images) -> Plan:
@@ -41,12 +48,14 @@ def open_plan(conf: Conf, images: Images) -> Plan:
     facts = [FORMAT, version("flwr-datasets"), images.key, conf.seed, asdict(conf.split)]
     facts += [devices.count, devices.partitioner, devices.alpha, devices.classes_per_device]
     facts += [conf.data.train_fraction, conf.data.validation]
+    if devices.partitioner == "draws":
+        facts.append(devices.samples)
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     folder = cache_root() / f"plan-{digest}"
     if not (folder / "plan.npz").exists():
         plan = make_plan(conf, images)
         write_folder(folder, lambda target: _write(plan, target))
-    return _read(folder)
+    return _read(folder, conf)
 
 
 def make_plan(conf: Conf, images: Images) -> Plan:
@@ -78,8 +87,8 @@ def _write(plan: Plan, folder: Path) -> None:
         folder / "plan.npz",
         cloud=plan.cloud,
         validation=plan.validation,
-        device_rows=np.concatenate(plan.devices),
-        device_ends=np.cumsum([len(rows) for rows in plan.devices]),
+        device_rows=plan.device_rows(),
+        device_ends=_ends(plan.devices),
         cloud_classes=plan.cloud_classes,
         device_classes=plan.device_classes,
         mean=plan.mean,
@@ -87,12 +96,22 @@ def _write(plan: Plan, folder: Path) -> None:
     )
 
 
-def _read(folder: Path) -> Plan:
+def _ends(devices: Sequence[np.ndarray]) -> list[int]:
+    if isinstance(devices, Draws):
+        return []
+    return np.cumsum([len(rows) for rows in devices]).tolist()
+
+
+def _read(folder: Path, conf: Conf) -> Plan:
     with np.load(folder / "plan.npz", allow_pickle=False) as stored:
+        rows, devices = stored["device_rows"], conf.devices
+        is_drawn = devices.partitioner == "draws"
         return Plan(
             stored["cloud"],
             stored["validation"],
-            np.split(stored["device_rows"], stored["device_ends"][:-1]),
+            Draws(rows, devices.count, devices.samples, conf.seed)
+            if is_drawn
+            else np.split(rows, stored["device_ends"][:-1]),
             stored["cloud_classes"].tolist(),
             stored["device_classes"].tolist(),
             stored["mean"],

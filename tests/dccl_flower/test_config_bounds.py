@@ -30,6 +30,7 @@ def test_device_fraction_counts_only_in_a_split_by_fraction(value):
         "rounds.head_tuning_lr",
         "rounds.timeout",
         "devices.alpha",
+        "devices.deadline",
     ],
 )
 def test_rates_are_positive_and_finite(key, value):
@@ -53,6 +54,8 @@ def test_train_fraction_may_be_all(value):
         ("seed", 0),
         ("devices.count", 1),
         ("devices.classes_per_device", 1),
+        ("devices.samples", 1),
+        ("runtime.devices_per_node", 1),
         ("pretrain.epochs", 1),
         ("pretrain.batch_size", 2),
         ("distil.epochs", 1),
@@ -147,3 +150,23 @@ def test_scaffold_needs_both_sides(weight):
     assert message == (
         f"rounds.scaffold=true: needs both sides; rounds.cloud_weight={weight} leaves one out"
     )
+
+
+@pytest.mark.parametrize("override", ["devices.deadline=3.0", "devices.over_sampling=1.3"])
+def test_a_virtual_clock_needs_device_profiles(override):
+    assert refusal(override) == f"{override}: needs devices.profiles"
+    load_conf("digits", [override, "devices.profiles=phones"])
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0.9"])
+def test_over_sampling_is_finite_and_at_least_one(value):
+    assert refusal(f"devices.over_sampling={value}", "devices.profiles=phones").startswith(
+        f"devices.over_sampling={value}: must be"
+    )
+
+
+def test_an_unknown_codec_is_refused():
+    message = refusal("wire.codec=zip")
+    assert message.startswith("wire.codec")
+    assert "zip" in message
+    assert "int8" in message

@@ -150,3 +150,31 @@ def test_a_cloud_without_a_training_sample_is_refused():
     images = make_images(np.repeat([0, 1, 2], [1, 1, 10]))
     with pytest.raises(ConfError):
         make_plan(make_conf(mix=0), images)
+
+
+def test_drawn_devices_may_be_more_than_the_samples(cache):
+    conf = make_conf(count=1000, partitioner="draws", samples=7)
+    plan, again = make_plan(conf, IMAGES), open_plan(conf, IMAGES)
+    assert len(plan.devices) == len(again.devices) == 1000
+    for device in (0, 1, 999):
+        assert len(plan.devices[device]) == 7
+        assert np.array_equal(plan.devices[device], again.devices[device])
+        assert set(plan.devices[device]) <= set(plan.device_rows())
+    assert not np.array_equal(plan.devices[0], plan.devices[1])
+    assert np.array_equal(plan.device_rows(), again.device_rows())
+
+
+def test_other_numbers_of_draws_are_another_plan(cache):
+    few, many = (
+        open_plan(make_conf(count=5, partitioner="draws", samples=n), IMAGES) for n in (2, 9)
+    )
+    assert (len(few.devices[4]), len(many.devices[4])) == (2, 9)
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    plan = make_plan(make_conf(count=3, partitioner="draws"), IMAGES)
+    assert [len(rows) for rows in plan.devices] == [50, 50, 50]
+    assert len(plan.devices[1:]) == 2
+    for device in (-1, 3):
+        with pytest.raises(IndexError, match="there are 3"):
+            plan.devices[device]
