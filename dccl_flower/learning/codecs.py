@@ -1,0 +1,216 @@
+"""What a state looks like on the wire: a few flat vectors in full, half or eight-bit precision.
+
+One vector a kind of number, never one array a tensor: a message's cost grows with its arrays.
+States are of float32, and so is all that is decoded. ``fp32`` is exact to the bit. ``fp16`` rounds
+to half precision; finite values beyond its range become the largest it has, 65504. ``int8`` sends
+each tensor of two or more dimensions as whole numbers in -127..127 times a scale of its own,
+max|w| / 127, and all others (biases, norms' weights and statistics) exactly: they are few and
+their ranges differ. Up it sends how far the tensors moved, and the device adds what rounding lost
+to its next update.
+
+Such error feedback is from Seide, Fu, Droppo, Li and Yu, "1-Bit Stochastic Gradient Descent and
+its Application to Data-Parallel Distributed Training of Speech DNNs", Interspeech 2014;
+Karimireddy, Rebjock, Stich and Jaggi show that it keeps the rate of plain SGD, arXiv 1901.09847.
+
+Values that are not finite stay so in ``fp32`` and ``fp16`` and in every update, so that whoever
+reads a device's update finds them as it finds all others, and knows whose they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dccl_flower.learning.fusion import State
+
+CODECS = ("fp32", "fp16", "int8")
+LARGEST_CODE = 127
+LARGEST_HALF = 65504.0
+FLOATS = {"fp32": "float32", "fp16": "float16"}
+
+
+def encode(codec: str, state: State) -> list[np.ndarray]:
+    """Return a state as one float vector, or for int8 as codes, scales and the exact rest.
+
+    Raises ValueError for an unknown codec, and for int8 where a tensor of two or more dimensions
+    holds a value that is not finite, or so large that its scale is not safe to multiply.
+    """
+    _check_codec(codec)
+    if codec == "int8":
+        matrices, rest = _parted(state)
+        codes, scales = _quantised(_flat(matrices.values()), _sizes(matrices))
+        _check_scales(matrices, scales)
+        return [codes.numpy(), scales.numpy(), _flat(rest.values()).numpy()]
+    vector = _flat(state.values())
+    return [vector.numpy() if codec == "fp32" else _saturated(vector).half().numpy()]
+
+
+def decode(codec: str, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
+    """Return the state that :func:`encode` encoded, with the names and shapes of ``like``.
+
+    Its tensors are views of one copy of each array. Raises ValueError where number, dtype or
+    shape of the arrays does not fit, or a scale is negative or not finite.
+    """
+    _check_codec(codec)
+    if codec == "int8":
+        flat, scales, rest = _read_int8(arrays, like)
+        _check_scales(_parted(like)[0], scales)
+        return _joined(flat, rest, like)
+    (vector,) = _read(codec, arrays, [(FLOATS[codec], sum(_sizes(like)))])
+    return _views(vector.float(), like)
+
+
+def encode_update(
+    codec: str, trained: State, received: State, residual: State
+) -> tuple[list[np.ndarray], State]:
+    """Return what a device sends up, and what rounding lost, to be given with its next update.
+
+    ``fp32`` and ``fp16`` send the trained state itself and lose nothing worth keeping: {}. int8
+    sends the change since ``received`` plus ``residual``, which is {} at first; a scale says where
+    a change is not finite, and nothing of it is kept. Raises ValueError for an unknown codec or a
+    residual of another model.
+    """
+    if codec != "int8":
+        return encode(codec, trained), {}
+    matrices, rest = _parted(trained)
+    change = _flat(matrices.values()) - _flat(received[name] for name in matrices)
+    if residual:
+        _check_residual(residual, matrices)
+        change += _flat(residual[name] for name in matrices)
+    codes, scales = _quantised(change, _sizes(matrices))
+    lost = change - _restored(codes, scales, _sizes(matrices))
+    arrays = [codes.numpy(), scales.numpy(), _flat(rest.values()).numpy()]
+    return arrays, _views(lost.nan_to_num(0.0, 0.0, 0.0), matrices)
+
+
+def apply_update(codec: str, arrays: Sequence[np.ndarray], base: State) -> State:
+    """Return the trained state as the server reads it from a device's update.
+
+    For int8 ``base`` may be more precise than what the device received: the change is added to it.
+    What the codec sends exactly arrives exactly. The state may hold values that are not finite.
+    Raises ValueError where number, dtype or shape of the arrays does not fit.
+    """
+    if codec != "int8":
+        return decode(codec, arrays, base)
+    change, _, rest = _read_int8(arrays, base)
+    return _joined(_flat(_parted(base)[0].values()) + change, rest, base)
+
+
+def encode_exact(state: State) -> list[np.ndarray]:
+    """Return a state as one float64 vector, for sums that are not finished yet."""
+    return [torch.cat([tensor.double().reshape(-1) for tensor in state.values()]).numpy()]
+
+
+def decode_exact(arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
+    """Return the float64 state that :func:`encode_exact` encoded, named and shaped as ``like``.
+
+    Raises ValueError where number, dtype or shape of the arrays does not fit.
+    """
+    (vector,) = _read("float64", arrays, [("float64", sum(_sizes(like)))])
+    return _views(vector, like)
+
+
+def encoded_bytes(arrays: Iterable[np.ndarray]) -> int:
+    """Return the bytes of the arrays' numbers, without what a message adds around them."""
+    return sum(array.nbytes for array in arrays)
+
+
+def _check_codec(codec: str) -> None:
+    if codec not in CODECS:
+        raise ValueError(f"codec={codec!r}: expected one of {', '.join(CODECS)}")
+
+
+def _check_scales(matrices: Mapping[str, Tensor], scales: Tensor) -> None:
+    # 128 is the largest code that an array of int8 can hold.
+    for name, scale, largest in zip(
+        matrices, scales.tolist(), (scales * 128).tolist(), strict=True
+    ):
+        if not (scale >= 0 and math.isfinite(largest)):
+            raise ValueError(f"int8: the scale of {name!r} is {scale}, expected finite and >= 0")
+
+
+def _check_residual(residual: State, matrices: State) -> None:
+    shapes, expected = ({n: t.shape for n, t in state.items()} for state in (residual, matrices))
+    if shapes != expected:
+        raise ValueError("int8: the residual kept is of another model")
+
+
+def _parted(state: Mapping[str, Tensor]) -> tuple[State, State]:
+    """Return the tensors that int8 quantises and those that it sends as they are."""
+    matrices = {name: tensor for name, tensor in state.items() if tensor.dim() >= 2}
+    rest = {name: tensor for name, tensor in state.items() if tensor.dim() < 2}
+    return matrices, rest
+
+
+def _sizes(state: Mapping[str, Tensor]) -> list[int]:
+    return [tensor.numel() for tensor in state.values()]
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the values of the tensors as one new float32 vector on the CPU."""
+    parts = [tensor.reshape(-1) for tensor in tensors]
+    return torch.cat(parts).detach().float().cpu() if parts else torch.empty(0)
+
+
+def _views(vector: Tensor, like: Mapping[str, Tensor]) -> State:
+    parts = vector.split(_sizes(like))
+    return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+def _joined(flat: Tensor, rest: Tensor, like: Mapping[str, Tensor]) -> State:
+    matrices, others = _parted(like)
+    views = {**_views(flat, matrices), **_views(rest, others)}
+    return {name: views[name] for name in like}
+
+
+def _saturated(vector: Tensor) -> Tensor:
+    within = vector.clamp(-LARGEST_HALF, LARGEST_HALF)
+    return torch.where(vector.abs() == math.inf, vector, within)
+
+
+def _quantised(flat: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the int8 codes and the scale of each piece; a scale tells what is not finite."""
+    largest = [float(piece.abs().amax()) for piece in flat.split(sizes)]
+    scales = torch.tensor(largest, dtype=torch.float32) / LARGEST_CODE
+    divisors = torch.where(scales > 0, scales, 1.0)
+    codes = (flat / _spread(divisors, sizes)).round_().nan_to_num_(0.0)
+    # Next to the smallest float a scale has few digits, and the quotient can pass 127.
+    return codes.clamp_(-LARGEST_CODE, LARGEST_CODE).to(torch.int8), scales
+
+
+def _restored(codes: Tensor, scales: Tensor, sizes: list[int]) -> Tensor:
+    return codes.float() * _spread(scales, sizes)
+
+
+def _spread(scales: Tensor, sizes: list[int]) -> Tensor:
+    # Eight times as fast as torch.repeat_interleave on a few long pieces.
+    return torch.from_numpy(np.repeat(scales.numpy(), sizes))
+
+
+def _read(
+    codec: str, arrays: Sequence[np.ndarray], expected: Sequence[tuple[str, int]]
+) -> list[Tensor]:
+    """Return copies of the arrays as tensors, if each is a vector of its dtype and length."""
+    if len(arrays) != len(expected):
+        raise ValueError(f"{codec}: got {len(arrays)} arrays, expected {len(expected)}")
+    for array, (dtype, length) in zip(arrays, expected, strict=True):
+        if array.dtype != dtype or array.shape != (length,):
+            found, wanted = f"{array.dtype} {array.shape}", f"{dtype} {(length,)}"
+            raise ValueError(f"{codec}: got an array of {found}, expected {wanted}")
+    return [torch.from_numpy(np.array(array)) for array in arrays]
+
+
+def _read_int8(
+    arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tensors of two or more dimensions in one vector, their scales, and the rest."""
+    matrices, others = _parted(like)
+    sizes = _sizes(matrices)
+    lengths = (sum(sizes), len(sizes), sum(_sizes(others)))
+    expected = list(zip(("int8", "float32", "float32"), lengths, strict=True))
+    codes, scales, rest = _read("int8", arrays, expected)
+    return _restored(codes, scales, sizes), scales, rest
