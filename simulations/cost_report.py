@@ -1,0 +1,176 @@
+"""``dccl cost``: what the models of a configuration cost, and what a device is spared."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich import box
+from rich.filesize import pick_unit_and_suffix
+from rich.table import Table
+from torch import nn
+
+from dccl_flower.config import Conf, ConfError, ModelConf
+from dccl_flower.data.images import open_images
+from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
+from dccl_flower.models.build import build_base, build_submodels, check_models
+from dccl_flower.models.control import NoControl
+
+# The names of the rows: of the control alone, and of what a device holds.
+CONTROLS = {
+    "mimic": ("mimic", "co + mimic"),
+    "cloud_submodel": ("cloud submodel", "co + cloud"),
+    "none": ("no control", "co alone"),
+}
+# Heading, key of a row, unit.
+COLUMNS = (
+    ("parameters", "parameters", ""),
+    ("check-\npoint", "state_bytes", "B"),
+    ("sent", "exchanged_bytes", "B"),
+    ("forward\nMACs", "forward_macs", ""),
+    ("training\nFLOPs", "training_flops", ""),
+    ("saved", "activation_bytes", "B"),
+    ("training\nmemory", "training_memory", "B"),
+)
+CAPTION = (
+    "sent: as fp32, each way and round. MACs, FLOPs and saved: for one image, two FLOPs a MAC; "
+    "norms and activations are not counted; saved is what the backward pass needs. training "
+    "memory: an estimate for batches of {batch_size}, with gradients{buffers}. A row of one model: "
+    "were it trained and sent by itself. {device}: as on a device, where only the co-submodel is "
+    "trained and sent; the control is received once and scores."
+)
+STEPS = ("", "k", "M", "G", "T", "P")
+
+
+def cost_report(conf: Conf) -> dict[str, Any]:
+    """Return the counts of base model, submodels and control, and of what a device holds.
+
+    ``costs`` and ``share_of_base`` are by row, then by quantity, in bytes, MACs and FLOPs; a share
+    is null where the base model has none of the quantity. Weights are neither loaded nor drawn.
+    Raises ConfError where the data or a model is impossible.
+    """
+    images = open_images(conf.data)
+    check_models(conf.model, images.shape[0])
+    costs = _costs(conf, images.shape, images.num_classes)
+    control, device = CONTROLS[conf.control]
+    batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
+    rows = {}
+    for name, cost in costs.items():
+        memory = training_memory(cost, Cost(), batch_size, momentum)
+        rows[name] = {**asdict(cost), "training_memory": memory}
+    co = costs["co-submodel"]
+    rows[device] = {
+        **asdict(_side_by_side(co, costs[control])),
+        "training_memory": training_memory(co, costs[control], batch_size, momentum),
+    }
+    return {
+        "conf": conf.name,
+        "image": list(images.shape),
+        "classes": images.num_classes,
+        "batch_size": batch_size,
+        "momentum": momentum,
+        "device": device,
+        "costs": rows,
+        "share_of_base": {name: _shares(row, rows["base"]) for name, row in rows.items()},
+    }
+
+
+def cost_table(report: dict[str, Any]) -> Table:
+    """Return the report as a table, at its end the device's share of the base model."""
+    shape = " x ".join(map(str, report["image"]))
+    buffers = " and momentum" if report["momentum"] else ""
+    table = Table(
+        title=f"{report['conf']}, images of {shape}, {report['classes']} classes",
+        caption=CAPTION.format(buffers=buffers, **report),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("model")
+    for heading, _, _ in COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, row in report["costs"].items():
+        cells = [_short(row[key], unit) for _, key, unit in COLUMNS]
+        table.add_row(name, *cells)
+    table.add_section()
+    shares = report["share_of_base"][report["device"]]
+    table.add_row("  share of base", *(_percent(shares[key]) for _, key, _ in COLUMNS))
+    return table
+
+
+def _costs(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[str, Cost]:
+    example = torch.zeros(1, *shape)
+    costs = {}
+    culprit = "model.base"
+    try:
+        for row, model in _models(conf, shape, num_classes).items():
+            culprit = _key_of(row, conf.model)
+            costs[row] = model_cost(model, example)
+    except (AssertionError, RuntimeError, ValueError, StopIteration) as error:
+        if isinstance(error, ConfError):
+            raise
+        given = f"{culprit}={OmegaConf.select(OmegaConf.structured(conf), culprit)}"
+        cause = str(error).splitlines()[0]
+        raise ConfError(f"{given}: does not go with images {shape} ({cause})") from error
+    return costs
+
+
+def _models(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[str, nn.Module]:
+    bare = copy.deepcopy(conf)
+    for backbone in (bare.model, bare.model.co, bare.model.mimic):
+        backbone.pretrained = False
+    # Tensors without data: counting needs shapes alone.
+    with torch.device("meta"):
+        base = build_base(bare, shape, num_classes)
+        models = build_submodels(bare, shape, num_classes)
+        control = {
+            "mimic": models.mimic,
+            "cloud_submodel": models.cloud,
+            "none": NoControl(models.co),
+        }[conf.control]
+    return {
+        "base": base,
+        "cloud submodel": models.cloud,
+        "co-submodel": models.co,
+        CONTROLS[conf.control][0]: control,
+    }
+
+
+def _key_of(row: str, model: ModelConf) -> str:
+    """Return the key of the configuration that decides the architecture of a row."""
+    if row == "mimic" and model.mimic.name is not None:
+        return "model.mimic.name"
+    if row != "base" and row != "cloud submodel" and model.co.name is not None:
+        return "model.co.name"
+    return "model.base"
+
+
+def _side_by_side(co: Cost, control: Cost) -> Cost:
+    """Return what a device holds and does: the co-submodel trains, the control only scores."""
+    return Cost(
+        parameters=co.parameters + control.parameters,
+        trainable_parameters=co.trainable_parameters,
+        state_bytes=co.state_bytes + control.state_bytes,
+        exchanged_bytes=co.exchanged_bytes,
+        forward_macs=co.forward_macs + control.forward_macs,
+        training_flops=turn_flops(co, control, 1),
+        activation_bytes=co.activation_bytes,
+        batch_bytes=co.batch_bytes,
+        layer_bytes=max(co.layer_bytes, control.layer_bytes),
+    )
+
+
+def _shares(row: dict[str, int], base: dict[str, int]) -> dict[str, float | None]:
+    return {key: value / base[key] if base[key] else None for key, value in row.items()}
+
+
+def _short(value: int, unit: str) -> str:
+    size, step = pick_unit_and_suffix(value, list(STEPS), 1000)
+    return f"{value / size:.3g} {step}{unit}".rstrip()
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
