@@ -120,6 +120,11 @@ class Cloud:
         """Return the control, a shared stem included, as safetensors bytes."""
         return to_bytes(self.control.state_dict())
 
+    def example(self) -> Tensor:
+        """Return two of the cloud's images, to measure models by."""
+        images, _ = next(iter(self._train_loader))
+        return images[:2]
+
     def exemplar_blob(self, count: int, choice: str = "random") -> bytes:
         """Return ``count`` cloud samples, ``random`` or ``herded``, as safetensors bytes."""
         if choice not in EXEMPLAR_CHOICES:

@@ -153,6 +153,11 @@ def _check_combinations(conf: Conf) -> None:
         given = f"rounds.cloud_weight={conf.rounds.cloud_weight}"
         raise ConfError(f"rounds.scaffold=true: needs both sides; {given} leaves one out")
 
+    shared = conf.runtime.devices_per_node
+    if shared != 1 and conf.rounds.scaffold and conf.fusion == "class_wise_head":
+        both = "rounds.scaffold=true and fusion=class_wise_head"
+        raise ConfError(f"runtime.devices_per_node={shared}: not with both {both}")
+
 
 def _check_devices(conf: Conf) -> None:
     count, per_round, nodes = conf.devices.count, conf.devices.per_round, conf.runtime.nodes

@@ -7,6 +7,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+LACKS = "does not hold blob"
+
 
 def sha256(blob: bytes) -> str:
     """Return the hexadecimal SHA-256 of a blob."""
@@ -31,27 +33,21 @@ class DeviceStore:
         """Keep a blob for a device. Raises ValueError where the content is not the digest's."""
         if sha256(blob) != digest:
             raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
-        path, marker = self._blob(digest), self._marker(device, digest)
-        for folder in (path.parent, marker.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(blob)
-        aside.replace(path)
+        if not self._is_intact(digest):  # else another device of this machine has brought it
+            _write_aside(self._blob(digest), blob)
+        marker = self._marker(device, digest)
+        marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
     def get(self, device: int, digest: str) -> bytes:
         """Return a blob the device holds. Raises ValueError where it is missing or damaged."""
         if not self.holds(device, digest):
-            raise ValueError(f"device {device} does not hold blob {digest}")
+            raise ValueError(f"device {device} {LACKS} {digest}")
         return self._blob(digest).read_bytes()
 
     def keep(self, device: int, name: str, blob: bytes) -> None:
         """Keep a device's own blob under a name, in place of the last one."""
-        path = self._own(device, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}")
-        aside.write_bytes(blob)
-        aside.replace(path)
+        _write_aside(self._own(device, name), blob)
 
     def kept(self, device: int, name: str) -> bytes | None:
         """Return what :meth:`keep` kept, or None."""
@@ -74,6 +70,14 @@ class DeviceStore:
 
     def _marker(self, device: int, digest: str) -> Path:
         return self._folder / "devices" / str(device) / digest
+
+
+def _write_aside(path: Path, blob: bytes) -> None:
+    """Write a file aside and rename it, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_bytes(blob)
+    aside.replace(path)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round on the test set; bytes as counted from the messages, devices by id."""
+    """One round on the test set; bytes as counted from the messages, devices by id.
+
+    With device profiles ``virtual_seconds`` is what the round would have taken; ``late`` and
+    ``gone`` devices were asked and did not answer in time.
+    """
 
     round: int
     accuracy: float
@@ -29,6 +34,9 @@ class RoundResult:
     bytes_up: int
     seconds: float
     devices: list[int]
+    virtual_seconds: float | None = None
+    late: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -65,6 +73,12 @@ def final_scores(last: RoundResult) -> dict[str, float]:
     }
 
 
+def virtual_seconds(rounds: Sequence[RoundResult]) -> dict[str, float]:
+    """Return what the rounds would have taken in all, where a virtual clock ran."""
+    taken = [each.virtual_seconds for each in rounds if each.virtual_seconds is not None]
+    return {"virtual": sum(taken)} if taken else {}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
@@ -77,5 +91,7 @@ def append_round(path: Path, result: RoundResult) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(field.name for field in fields(result))
-        values = asdict(result) | {"devices": " ".join(map(str, result.devices))}
-        writer.writerow(values.values())
+        writer.writerow(
+            " ".join(map(str, value)) if isinstance(value, list) else value
+            for value in asdict(result).values()
+        )

@@ -15,13 +15,26 @@ from .experiment import cached_experiment, device_store
 
 
 def client_fn(context: Context) -> DcCclClient:
-    """Return the client for one message; data and modules stay in the worker process."""
+    """Return the client for one message; data and modules stay in the worker process.
+
+    Not so with ``runtime.resident=false``, where each message meets them anew, as in a deployment.
+    """
     run = (str(context.run_config["conf"]), str(context.run_config["overrides"]))
     experiment = cached_experiment(*run)
     torch.set_num_threads(experiment.conf.runtime.threads)
     co, control = _scratch_modules(*run)
     store = device_store(experiment.conf, context.run_id)
-    return DcCclClient(co, control, experiment.device_loader, store, experiment.torch_device)
+    if not experiment.conf.runtime.resident:
+        cached_experiment.cache_clear()
+        _scratch_modules.cache_clear()
+    return DcCclClient(
+        co,
+        control,
+        experiment.device_loader,
+        store,
+        experiment.torch_device,
+        experiment.conf.runtime.cache_logits,
+    )
 
 
 @cache

@@ -23,6 +23,7 @@ class Display:
         self._task = TaskID(0)
         self._title = ""
         self._bytes = 0
+        self._virtual = 0.0
         self._phase_began = self._said_at = 0.0
         self._seconds: list[float] = []
 
@@ -84,6 +85,9 @@ class Display:
         self._bytes += event["bytes_down"] + event["bytes_up"]
         self._seconds.append(event["seconds"])
         note = f"accuracy {event['accuracy']:.1%}, {self._bytes / 1e6:.1f} MB sent"
+        if event.get("virtual_seconds") is not None:
+            self._virtual += event["virtual_seconds"]
+            note += f", {self._virtual:.3g} virtual s"
         if self._progress is not None:
             self._advance("rounds", done, total, f"round {done}/{total}, {note}")
             return

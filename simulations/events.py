@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,18 @@ class EventWriter:
         line = json.dumps({"event": event, "time": time.time(), **values})
         with self._path.open("a") as file:
             file.write(line + "\n")
+
+
+class NoteHandler(logging.Handler):
+    """Turn log records into events that tell the user something."""
+
+    def __init__(self, events: EventWriter) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record as a note."""
+        self._events.write("note", text=record.getMessage())
 
 
 class EventReader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import matplotlib
@@ -11,16 +13,32 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dccl_flower.results import Results
+from dccl_flower.results import Results, virtual_seconds
 
 
 def plot_curves(results: Results, path: Path) -> None:
-    """Draw accuracies (%) and bytes (MB) by round and write them as PNG."""
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(8, 7), sharex=True, height_ratios=[3, 1], layout="constrained"
+    """Draw accuracies (%) and bytes (MB) by round and write them as PNG.
+
+    With device profiles a third part shows accuracies over virtual time.
+    """
+    timed = bool(virtual_seconds(results.rounds))
+    heights = [3, 1, 3] if timed else [3, 1]
+    figure, parts = plt.subplots(
+        len(heights),
+        1,
+        figsize=(8, 11 if timed else 7),
+        height_ratios=heights,
+        layout="constrained",
     )
-    _draw_accuracies(top, results)
-    _draw_bytes(bottom, results)
+    top, bottom = parts[0], parts[1]
+    bottom.sharex(top)
+    rounds = [r.round for r in results.rounds]
+    _draw_accuracies(top, results, rounds)
+    _draw_bytes(bottom, results, rounds)
+    if timed:
+        minutes = list(accumulate((r.virtual_seconds or 0) / 60 for r in results.rounds))
+        _draw_accuracies(parts[2], results, minutes)
+        parts[2].set_xlabel("virtual minutes")
     name = results.conf["name"]
     figure.suptitle(f"DC-CCL on {name}, seed {results.seed}: cloud + co on the test set")
     handles, labels = top.get_legend_handles_labels()
@@ -29,15 +47,14 @@ def plot_curves(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_accuracies(axes: Axes, results: Results) -> None:
-    rounds = [r.round for r in results.rounds]
+def _draw_accuracies(axes: Axes, results: Results, when: Sequence[float]) -> None:
     curves = {
         "all classes": ("C0", [r.accuracy for r in results.rounds]),
         "cloud classes": ("C2", [r.accuracy_cloud_classes for r in results.rounds]),
         "device classes": ("C3", [r.accuracy_device_classes for r in results.rounds]),
     }
     for label, (colour, values) in curves.items():
-        axes.plot(rounds, values, color=colour, marker="o", markersize=3, label=label)
+        axes.plot(when, values, color=colour, marker="o", markersize=3, label=label)
     cloud_only = results.cloud_submodel.accuracy
     lines = {
         "cloud submodel alone": (cloud_only, "--"),
@@ -53,8 +70,7 @@ def _draw_accuracies(axes: Axes, results: Results) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_bytes(axes: Axes, results: Results) -> None:
-    rounds = [r.round for r in results.rounds]
+def _draw_bytes(axes: Axes, results: Results, rounds: Sequence[int]) -> None:
     axes.bar([r - 0.2 for r in rounds], _megabytes(results, "bytes_down"), 0.4, label="down")
     axes.bar([r + 0.2 for r in rounds], _megabytes(results, "bytes_up"), 0.4, label="up")
     axes.set_xlabel("round")

@@ -9,7 +9,6 @@ from pathlib import Path
 from flwr.app import ArrayRecord, MetricRecord
 from torch.utils.tensorboard import SummaryWriter
 
-from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
 from dccl_flower.memory import peak_rss_mb
@@ -38,7 +37,7 @@ class Recorder:
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Score ``arrays``, the co-submodel of record; round 0 is not written down."""
-        state = to_state(arrays)
+        state = self._strategy.co_state(arrays)
         scores, mimic_co = self._scorer.served(state)
         if server_round > 0:
             self.final_state = state
@@ -59,7 +58,10 @@ class Recorder:
             bytes_down=down,
             bytes_up=up,
             seconds=time.monotonic() - self._round_started,
-            devices=[reply.device for reply in self._strategy.replies],
+            devices=sorted(d for reply in self._strategy.replies for d in reply.devices),
+            virtual_seconds=self._strategy.cohort.virtual_seconds,
+            late=list(self._strategy.cohort.late),
+            gone=list(self._strategy.cohort.gone),
         )
         for reply in self._strategy.replies:
             self.worker_peak_mb = max(self.worker_peak_mb, reply.peak_rss_mb)
@@ -70,6 +72,8 @@ class Recorder:
         self._board.add_scalar("test/plug_in_gap", plug_in_gap, server_round)
         self._board.add_scalar("wire/bytes_down", down, server_round)
         self._board.add_scalar("wire/bytes_up", up, server_round)
+        if result.virtual_seconds is not None:
+            self._board.add_scalar("virtual/seconds", result.virtual_seconds, server_round)
         self._events.write("round", total=self._num_rounds, **asdict(result))
 
     def peaks(self) -> dict[str, float]:

@@ -18,7 +18,6 @@ from dccl_flower.cloud import Cloud
 from dccl_flower.config_loading import load_conf
 from dccl_flower.device import DcCclClient
 from dccl_flower.flower.numpy_client_app import numpy_client_app
-from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.evaluate import Scorer, Scores
 
 from .central_arms import train_co_centrally
@@ -74,7 +73,7 @@ def _federate(experiment: Experiment, cloud: Cloud, scorer: Scorer) -> tuple[lis
 
     def score(server_round: int, arrays: ArrayRecord) -> None:
         if server_round > conf.rounds.count - LATE_ROUNDS:
-            scores.append(scorer.served(to_state(arrays))[0])
+            scores.append(scorer.served(strategy.co_state(arrays))[0])
 
     with tempfile.TemporaryDirectory(prefix="dccl-") as store:
         app = numpy_client_app(lambda _: DcCclClient(co, control, experiment.device_loader, store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
 from dataclasses import asdict
@@ -14,15 +15,17 @@ from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower.checkpoint import save_models
 from dccl_flower.cloud import Cloud
+from dccl_flower.cohorts import Rules
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.flower.nodes import check_node_count
-from dccl_flower.learning.fusion import FUSIONS, NEED_CLASS_COUNTS, with_pooled_statistics
+from dccl_flower.learning.fusion import FUSIONS, NEED_CLASS_COUNTS
 from dccl_flower.models.frozen import load_exchanged
-from dccl_flower.results import Results, final_scores, versions
+from dccl_flower.profiles import load_fleet
+from dccl_flower.results import Results, final_scores, versions, virtual_seconds
 from dccl_flower.strategies import DcCcl
 
-from .events import EventWriter
+from .events import EventWriter, NoteHandler
 from .experiment import Experiment, cached_experiment, device_store
 from .plots import plot_curves
 from .prepared import prepare
@@ -46,12 +49,15 @@ def main(grid: Grid, context: Context) -> None:
     events.write("started", name=conf.name, seed=conf.seed)
     print(f"run directory: {folder}", flush=True)
     store = device_store(conf, context.run_id)
+    notes = NoteHandler(events)
+    logging.getLogger("dccl_flower").addHandler(notes)
     try:
         run(experiment, grid, folder, events)
     except BaseException as error:
         events.write("failed", cause=one_line(error))
         raise
     finally:
+        logging.getLogger("dccl_flower").removeHandler(notes)
         if conf.devices.store is None:
             shutil.rmtree(store, ignore_errors=True)
     events.write("finished")
@@ -94,6 +100,7 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
             **phases.seconds,
             "rounds": ended - rounds_started,
             "total": ended - started,
+            **virtual_seconds(recorder.rounds),
         },
         peak_rss_mb=recorder.peaks(),
     )
@@ -105,21 +112,24 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
 
 def make_strategy(conf: Conf, cloud: Cloud) -> DcCcl:
     """Return the strategy that a configuration describes."""
-    fusion = FUSIONS[conf.fusion]
-    if conf.normalisation in POOLED:
-        fusion = with_pooled_statistics(fusion)
+    fusion = f"{conf.fusion}_pooled" if conf.normalisation in POOLED else conf.fusion
+    devices = conf.devices
     return DcCcl(
         cloud,
-        num_devices=conf.devices.count,
-        devices_per_round=conf.devices.per_round,
+        num_devices=devices.count,
+        devices_per_round=devices.per_round,
+        fleet=load_fleet(devices.profiles, devices.count, conf.seed) if devices.profiles else None,
+        rules=Rules(devices.over_sampling, devices.deadline),
         rounds=conf.rounds,
         loss=conf.loss,
-        fusion=fusion,
-        class_counts=conf.fusion in NEED_CLASS_COUNTS,
+        fusion=FUSIONS[fusion],
+        class_counts=fusion in NEED_CLASS_COUNTS,
         statistics=LATE_STATISTICS.get(conf.normalisation, "batch"),
         head_tuning=conf.head_tuning == "federated",
         exemplars=conf.exemplars,
         exemplar_choice=conf.exemplar_choice,
+        codec=conf.wire.codec,
+        devices_per_node=conf.runtime.devices_per_node,
         seed=conf.seed,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
@@ -21,17 +22,32 @@ class Ledger:
         self.totals: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._at_round_start: Counter[str] = Counter(self.totals)
 
-    def sent(self, content: RecordDict) -> None:
-        """Count a message to a device: co-submodel, blobs, everything else."""
-        self.totals["co_down"] += arrays_bytes(content)
+    def sent(
+        self, content: RecordDict, devices: int = 1, lacking: Mapping[str, int] | None = None
+    ) -> None:
+        """Count a message: co-submodel, blobs, everything else.
+
+        Devices that share a message in a simulation count as if each had its own; ``lacking`` says
+        how many of them need each blob.
+        """
+        self.totals["co_down"] += devices * arrays_bytes(content)
         for record in content.config_records.values():
             blobs = _blob_bytes(record)
-            self.totals.update(blobs)
-            self.totals["other_down"] += record.count_bytes() - sum(blobs.values())
+            for key, size in blobs.items():
+                times = devices if lacking is None else lacking.get(key, devices)
+                self.totals[BLOB_KINDS[key]] += times * size
+            self.totals["other_down"] += devices * (record.count_bytes() - sum(blobs.values()))
 
-    def received(self, content: RecordDict, arrays_kind: str = "co_up") -> None:
-        """Count a reply; ``arrays_kind`` says what its arrays are."""
-        self.totals[arrays_kind] += arrays_bytes(content)
+    def received(
+        self, content: RecordDict, arrays_kind: str = "co_up", arrays_size: int | None = None
+    ) -> None:
+        """Count a reply; ``arrays_kind`` says what its arrays are.
+
+        ``arrays_size`` takes the place of their bytes where devices share a message, whose one
+        merged copy says nothing of what each of them would have sent.
+        """
+        size = arrays_bytes(content) if arrays_size is None else arrays_size
+        self.totals[arrays_kind] += size
         for metrics in content.metric_records.values():
             self.totals["other_up"] += metrics.count_bytes()
         for config in content.config_records.values():
@@ -53,8 +69,8 @@ def arrays_bytes(content: RecordDict) -> int:
 
 def _blob_bytes(record: ConfigRecord) -> dict[str, int]:
     found = {}
-    for key, kind in BLOB_KINDS.items():
+    for key in BLOB_KINDS:
         blob = record.get(key)
         if isinstance(blob, bytes):
-            found[kind] = len(blob)
+            found[key] = len(blob)
     return found

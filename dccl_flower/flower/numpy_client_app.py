@@ -28,7 +28,7 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     def train(message: Message, context: Context) -> Message:
         arrays, config = _content(message)
         ndarrays, count, metrics = _numpy_client(client_fn, context).fit(_ndarrays(arrays), config)
-        return _train_reply(message, dict(zip(arrays, ndarrays, strict=True)), count, metrics)
+        return _train_reply(message, ndarrays, count, metrics)
 
     @app.train("head")
     def head(message: Message, context: Context) -> Message:
@@ -81,18 +81,21 @@ def _ndarrays(arrays: ArrayRecord) -> list[np.ndarray]:
 
 
 def _train_reply(
-    message: Message, ndarrays: dict[str, np.ndarray], count: int, metrics: dict[str, Any]
+    message: Message, ndarrays: list[np.ndarray], count: int, metrics: dict[str, Any]
 ) -> Message:
-    _, config = _content(message)
-    arrays = ArrayRecord({key: Array(array) for key, array in ndarrays.items()})
+    received, config = _content(message)
+    # Mods compare keys; arrays of another number are of another kind.
+    keys = list(received) if len(received) == len(ndarrays) else map(str, range(len(ndarrays)))
+    arrays = ArrayRecord({k: Array(a) for k, a in zip(keys, ndarrays, strict=True)})
     values = {"num-examples": count, **metrics}
     return _reply(message, {"arrays": arrays, "metrics": _metric_record(values, config)})
 
 
 def _metric_record(values: dict[str, Any], config: dict[str, Any]) -> MetricRecord:
     """Return numbers and lists of them as a MetricRecord; raises TypeError for anything else."""
-    if "device" in config:
-        values["device"] = config["device"]
+    for key in ("device", "devices"):
+        if key in config:
+            values[key] = config[key]
     record = MetricRecord()
     for key, value in values.items():
         if isinstance(value, list):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from flwr.app import ConfigRecord
 
@@ -12,11 +14,12 @@ def refuse_with_privacy(
     config: ConfigRecord,
     received: State,
     returned: State | None,
-    head_tuning: bool,
-    class_counts: bool,
+    options: Sequence[str],
 ) -> None:
-    """Raise ValueError where a wrapper is at work and an option is unprotected or would break.
+    """Raise ValueError where a wrapper is at work beside ``options`` or batch statistics.
 
+    Gradients and class counts would go unprotected. Clipping must see the very update of one device
+    that is sent, and noise what is added to the sum.
     Client-side wrappers announce themselves in the config; server-side ones show by arrays that
     are not those that were last ``returned``.
     """
@@ -25,9 +28,7 @@ def refuse_with_privacy(
     )
     if not changed and "clipping_norm" not in config:
         return
-    if head_tuning:
-        raise ValueError("head tuning sends gradients that differential privacy does not cover")
-    if class_counts:
-        raise ValueError("class counts of devices are not covered by differential privacy")
+    if options:
+        raise ValueError(f"{options[0]}: not with differential privacy, which does not cover it")
     if any(name.endswith("running_var") for name in received):
         raise ValueError("noise breaks batch statistics: use group norm with differential privacy")

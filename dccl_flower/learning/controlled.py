@@ -45,7 +45,7 @@ class LocalRecipe:
 def train_controlled(
     co: nn.Module,
     control: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[tuple[Tensor, ...]],
     loss: Loss,
     recipe: LocalRecipe,
     device: torch.device | str = "cpu",
@@ -56,6 +56,8 @@ def train_controlled(
 ) -> tuple[float, float]:
     """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
 
+    ``batches`` yields (images, labels), or (images, labels, logits) where those of the control are
+    known already.
     ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
     buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
     of the other side's batch statistics, for ``mixed`` ones.
@@ -70,11 +72,9 @@ def train_controlled(
     train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
     with _statistics(co, recipe.statistics, other):
-        for images, labels in islice(batches, recipe.steps):
+        for images, labels, *known in islice(batches, recipe.steps):
             images, labels = images.to(device), labels.to(device)
-            with torch.no_grad():
-                control_logits = control(images)
-            logits = control_logits + co(images)
+            logits = co(images) + _control_logits(control, images, known)
             step_loss = loss(logits, labels)
             optimizer.zero_grad()
             step_loss.backward()
@@ -93,6 +93,11 @@ def train_controlled(
                 momentum[name] = held["momentum_buffer"].cpu().clone()
     co.eval()
     return total / seen, correct / seen
+
+
+@torch.no_grad()
+def _control_logits(control: nn.Module, images: Tensor, known: list[Tensor]) -> Tensor:
+    return known[0].to(images.device) if known else control(images)
 
 
 @contextmanager

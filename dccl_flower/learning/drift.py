@@ -59,7 +59,8 @@ def steps_with_momentum(steps: int, momentum: float) -> float:
 
 def _mean_gradient(start: State, end: State, correction: State, reach: float) -> State:
     return {
-        name: (start[name] - end[name]) / reach - correction.get(name, torch.zeros(()))
+        name: (start[name] - end[name].to(start[name].dtype)) / reach
+        - correction.get(name, torch.zeros(()))
         for name in start
         if not is_statistic(name)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,8 +69,25 @@ def with_pooled_statistics(fusion: Fusion) -> Fusion:
     return fuse
 
 
+def merge(copies: Sequence[Copy], fusion: Fusion) -> Copy:
+    """Return devices' copies as one in float64, which fuses as they would one by one.
+
+    A rule may see it in their place, since every rule here is a weighted mean: of the copies, of a
+    class's rows, or of the moments of a mixture. Raises ValueError where all counts are zero.
+    """
+    exact = [
+        replace(copy, state={n: tensor.double() for n, tensor in copy.state.items()})
+        for copy in copies
+    ]
+    known = [(copy.count, copy.class_counts) for copy in copies if copy.class_counts is not None]
+    shares = [count * own.double() / own.sum().clamp(min=1) for count, own in known]
+    classes = torch.stack(shares).sum(0) if len(known) == len(copies) else None
+    return Copy(fusion(None, exact, 0.0), sum(copy.count for copy in copies), classes)
+
+
 FUSIONS: dict[str, Fusion] = {"average": average, "class_wise_head": class_wise_head}
-NEED_CLASS_COUNTS = {"class_wise_head"}
+FUSIONS |= {f"{name}_pooled": with_pooled_statistics(rule) for name, rule in FUSIONS.items()}
+NEED_CLASS_COUNTS = {"class_wise_head", "class_wise_head_pooled"}
 
 
 def _weighed(

@@ -15,7 +15,7 @@ from dccl_flower.models.zoo import find_head
 def head_gradient(
     co: nn.Module,
     control: nn.Module,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[tuple[Tensor, ...]],
     loss: Loss,
     num_batches: int,
     device: torch.device | str = "cpu",
@@ -30,7 +30,7 @@ def head_gradient(
     parameters = dict(head.named_parameters(prefix=head_name))
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     seen = 0
-    for images, labels in islice(batches, num_batches):
+    for images, labels, *_ in islice(batches, num_batches):
         images, labels = images.to(device), labels.to(device)
         with torch.no_grad():
             control_logits = control(images)

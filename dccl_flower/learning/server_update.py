@@ -49,9 +49,15 @@ class ServerUpdate:
             shares = [copy.count / total for copy in devices]
             self._seen_by = {
                 "cloud": {n: t for n, t in cloud.state.items() if is_statistic(n)},
-                "devices": pooled_statistics([copy.state for copy in devices], shares),
+                "devices": {
+                    name: tensor.to(before[name].dtype)
+                    for name, tensor in pooled_statistics(
+                        [copy.state for copy in devices], shares
+                    ).items()
+                },
             }
         fused = self._fusion(cloud, devices, rounds.cloud_weight)
+        fused = {name: tensor.to(before[name].dtype) for name, tensor in fused.items()}
         fused = step_statistics(before, fused, rounds.statistics_step)
         if rounds.scaffold and cloud is not None:
             self._variates.update(before, cloud.state, devices, recipe, rounds.keep_momentum)

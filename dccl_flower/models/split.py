@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dccl_flower.config import ConfError
-from dccl_flower.models.frozen import Frozen
+from dccl_flower.models.frozen import Frozen, exchanged_state, frozen_names
 from dccl_flower.models.zoo import find_head
 
 CUT_LAYERS = (nn.Conv2d, nn.Linear)
@@ -46,6 +46,22 @@ def slice_co(
         nn.init.zeros_(head.bias)
     freeze_parts(co, stem)
     return co
+
+
+def narrow(co: nn.Module, example: Tensor, share: float) -> nn.Module:
+    """Return a co-submodel of the leading ``share`` of each layer's channels, frozen parts whole.
+
+    Raises ConfError where the layers cannot be cut so.
+    """
+    if share == 1:
+        return copy.deepcopy(co)
+    stem = [f"{name}.module" for name in frozen_names(co)]
+    narrowed = _cut(co, example, 1 - share, stem, keep_cloud=True)
+    wide = exchanged_state(co)
+    for name, tensor in exchanged_state(narrowed).items():
+        if not torch.equal(tensor, wide[name][tuple(slice(size) for size in tensor.shape)]):
+            raise ConfError(f"co_share={share}: the channels of {name!r} are not leading ones")
+    return narrowed
 
 
 def stem_names(model: nn.Module) -> list[str]:

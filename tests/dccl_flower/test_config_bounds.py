@@ -170,3 +170,11 @@ def test_an_unknown_codec_is_refused():
     assert message.startswith("wire.codec")
     assert "zip" in message
     assert "int8" in message
+
+
+def test_shared_messages_do_not_go_with_scaffold_and_a_class_wise_head():
+    together = ["rounds.scaffold=true", "fusion=class_wise_head"]
+    message = refusal("runtime.devices_per_node=2", *together)
+    assert message.startswith("runtime.devices_per_node=2: not with both rounds.scaffold=true")
+    for one in together:
+        load_conf("digits", ["runtime.devices_per_node=2", one])

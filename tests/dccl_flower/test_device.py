@@ -12,6 +12,7 @@ from dccl_flower import DcCclClient
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.data.loader import endless
 from dccl_flower.device_store import DeviceStore, sha256
+from dccl_flower.learning.codecs import decode, encode
 from dccl_flower.learning.evaluate import predict
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -26,12 +27,16 @@ def a_config(device=0, blob=MIMIC, **more):
     """A round of one plain step, which moves by the rate times the gradient."""
     config = {"device": device, "server-round": 1, "seed": 0, "loss": "ce", "steps": 1}
     config |= {"lr": 0.1, "momentum": 0.0, "weight-decay": 0.0}
-    config |= {"statistics": "batch", "max-grad-norm": 0.0}
+    config |= {"statistics": "batch", "max-grad-norm": 0.0, "codec": "fp32"}
     return {**config, "mimic": blob, "mimic-sha256": sha256(blob), **more}
 
 
 def start_arrays():
-    return [tensor.numpy().copy() for tensor in exchanged_state(tiny_model(3)).values()]
+    return encode("fp32", exchanged_state(tiny_model(3)))
+
+
+def state_of(arrays):
+    return decode("fp32", arrays, exchanged_state(tiny_model(3)))
 
 
 def fit(store, arrays=None, control="mimic", **more):
@@ -39,11 +44,11 @@ def fit(store, arrays=None, control="mimic", **more):
     client = DcCclClient(tiny_model(4), tiny_control(control), device_loader, store)
     given = start_arrays() if arrays is None else [a.copy() for a in arrays]
     arrays, count, metrics = client.fit(given, a_config(**more))
-    return dict(zip(NAMES, map(torch.tensor, arrays), strict=True)), count, metrics
+    return state_of(arrays), count, metrics
 
 
 def arrays_of(state):
-    return [state[name].numpy() for name in NAMES]
+    return encode("fp32", state)
 
 
 def assert_same(left, right):
@@ -88,7 +93,7 @@ def test_a_correction_changes_the_result_as_adding_it_to_the_gradient_would(tmp_
 def test_a_correction_is_clipped_with_the_gradient(tmp_path):
     huge = to_bytes({"0.bias": torch.full((6,), 1e6)})
     state, _, _ = fit(tmp_path, correction=huge, **{"max-grad-norm": 1.0})
-    start = dict(zip(NAMES, map(torch.tensor, start_arrays()), strict=True))
+    start = state_of(start_arrays())
     squares = [((state[name] - start[name]) ** 2).sum() for name in PARAMETERS]
     assert sum(squares).sqrt().item() == pytest.approx(0.1, rel=1e-3)
 
@@ -110,7 +115,7 @@ def test_the_kept_buffer_is_the_last_one(tmp_path):
     for _ in range(2):
         before = DeviceStore(tmp_path).kept(0, "momentum")
         fit(tmp_path, **recipe)
-    start = dict(zip(NAMES, map(torch.tensor, start_arrays()), strict=True))
+    start = state_of(start_arrays())
     plain, _, _ = fit(tmp_path)
     after = load_safetensors(DeviceStore(tmp_path).kept(0, "momentum"))
     for name in PARAMETERS:
@@ -152,7 +157,7 @@ def test_class_counts_are_of_the_device_s_own_samples_without_exemplars(tmp_path
 
 
 def test_frozen_statistics_stay_and_those_of_the_batch_move(tmp_path):
-    start = dict(zip(NAMES, map(torch.tensor, start_arrays()), strict=True))
+    start = state_of(start_arrays())
     frozen, _, _ = fit(tmp_path, statistics="frozen")
     moved, _, _ = fit(tmp_path)
     for name in ("1.running_mean", "1.running_var"):
@@ -186,3 +191,47 @@ def test_a_device_scores_the_sum_of_control_and_co_submodel(tmp_path):
     assert count == 18
     assert loss == pytest.approx(functional.cross_entropy(logits, labels).item())
     assert metrics["accuracy"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+
+
+def test_parameters_are_one_flat_vector_of_floats(tmp_path):
+    client = DcCclClient(tiny_model(3), tiny_model(5), device_loader, tmp_path)
+    (vector,) = client.get_parameters({})
+    assert (vector.dtype, vector.shape) == ("float32", (6 * 2 + 6 + 4 * 6 + 3 * 6 + 3,))
+    assert_same(state_of([vector]), exchanged_state(tiny_model(3)))
+
+
+def test_the_gradient_of_the_head_is_one_flat_vector(tmp_path):
+    keys = ("head", "device", 0, "round", 1)
+    with isolated_rng(0, *keys, "torch"):
+        images, labels = next(endless(device_loader(0), torch_generator(0, *keys)))
+    co, mimic = tiny_model(3).eval(), tiny_model(6).eval()
+    functional.cross_entropy(mimic(images).detach() + co(images), labels).backward()
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
+    (vector,), count = client.head_gradient(start_arrays(), a_config())
+    assert count == 4
+    expected = torch.cat([co[3].weight.grad.flatten(), co[3].bias.grad])
+    torch.testing.assert_close(torch.from_numpy(vector), expected)
+
+
+def test_a_device_that_lost_the_control_says_so_though_its_process_still_holds_it(tmp_path):
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
+    client.fit(start_arrays(), a_config())
+    without = {key: value for key, value in a_config().items() if key != "mimic"}
+    client.fit(start_arrays(), without)
+    (tmp_path / "devices" / "0" / sha256(MIMIC)).unlink()
+    with pytest.raises(ValueError, match=f"^device 0 does not hold blob {sha256(MIMIC)}$"):
+        client.fit(start_arrays(), without)
+
+
+def test_modules_that_held_another_control_take_the_one_that_is_asked_for(tmp_path):
+    other = to_bytes(tiny_model(7).state_dict())
+    expected, _, _ = fit(tmp_path / "0")
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path / "1")
+    changed = state_of(client.fit(start_arrays(), a_config(blob=other))[0])
+    assert not torch.equal(changed["3.weight"], expected["3.weight"])
+    assert_same(state_of(client.fit(start_arrays(), a_config())[0]), expected)
+    # The modules are another client's too, whose control is read for it all the same.
+    own = tiny_model(5)
+    for blob, wanted in ((other, changed), (MIMIC, expected), (other, changed)):
+        client = DcCclClient(tiny_model(4), own, device_loader, tmp_path / "2")
+        assert_same(state_of(client.fit(start_arrays(), a_config(blob=blob))[0]), wanted)

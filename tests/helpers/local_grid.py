@@ -8,14 +8,21 @@ from dccl_flower.simulations.local_grid import LocalGrid as PlainLocalGrid
 
 
 class LocalGrid(PlainLocalGrid):
-    """Nodes with scrambled ids, as in Flower; ``sent`` keeps every message."""
+    """Nodes with scrambled ids, as in Flower; ``sent`` keeps every message.
 
-    def __init__(self, app, num_nodes):
+    What the app raises reaches the caller, or with ``reports_errors`` comes back as Flower's own
+    runtime sends it. ``before_answer`` is called with each message before its node sees it. What
+    asks a device of ``fails`` to compute fails.
+    """
+
+    def __init__(self, app, num_nodes, reports_errors=False):
         super().__init__(app, num_nodes)
         # Partition ids run against the order of node ids, so that a mix-up shows.
         self._partitions = {1000 - 7 * place: place for place in range(num_nodes)}
         self.sent = []
         self.fails = set()
+        self.reports_errors = reports_errors
+        self.before_answer = lambda message: None
 
     def get_node_ids(self):
         return set(self._partitions)
@@ -29,10 +36,21 @@ class LocalGrid(PlainLocalGrid):
         return [self.answer(message) for message in reversed(messages)]
 
     def answer(self, message):
-        device = message.content.get("config", {}).get("device")
-        if device not in self.fails:
+        self.before_answer(message)
+        config = message.content.get("config", {})
+        devices = config["devices"] if "devices" in config else [config.get("device")]
+        if "arrays" in message.content and self.fails.intersection(devices):
+            return _error(message, "ValueError: the device is out of memory")
+        try:
             return super().answer(message)
-        message.metadata.__dict__["_message_id"] = "failed"
-        reply = Message(Error(1, "ValueError: the device is out of memory"), reply_to=message)
-        reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
-        return reply
+        except Exception as error:
+            if not self.reports_errors:
+                raise
+            return _error(message, f"{type(error)}:<'{error}'>")
+
+
+def _error(message, reason):
+    message.metadata.__dict__["_message_id"] = "failed"
+    reply = Message(Error(1, reason), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
+    return reply

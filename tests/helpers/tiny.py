@@ -9,7 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
 from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.flower.wire import to_state
 from dccl_flower.models.control import NoControl
+from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies import DcCcl
 
@@ -59,10 +61,16 @@ def tiny_control(control, norm="batch"):
     return tiny_model(5, width=16 if control == "cloud_submodel" else 6)
 
 
-def tiny_app(store, norm="batch", train_mods=(), control="mimic"):
+def mixed_loader(device):
+    """Devices differ in their classes as well as in their sizes."""
+    classes = [[2, 2, 0], [1, 2], [0, 1, 1, 1], [2]][device % 4]
+    return tiny_loader(classes, 12 + 3 * device, seed=100 + device, batch_size=4)
+
+
+def tiny_app(store, norm="batch", train_mods=(), control="mimic", load_data=device_loader):
     def client_fn(context):
         own = tiny_control(control, norm)
-        return DcCclClient(tiny_model(4, norm), own, device_loader, store)
+        return DcCclClient(tiny_model(4, norm), own, load_data, store)
 
     return numpy_client_app(client_fn, train_mods)
 
@@ -70,6 +78,16 @@ def tiny_app(store, norm="batch", train_mods=(), control="mimic"):
 def tiny_strategy(num_devices=5, norm="batch", cloud=None, **options):
     options.setdefault("rounds", RoundsConf(count=3, local_steps=4, lr=0.05))
     return DcCcl(cloud or tiny_cloud(norm), num_devices=num_devices, **options)
+
+
+def tiny_state(arrays, norm="batch", codec="fp32"):
+    """Return the co-submodel's state that a record of a tiny federation stands for."""
+    return to_state(arrays, exchanged_state(tiny_model(3, norm)), codec)
+
+
+def replied_devices(strategy):
+    """Return the ids of the devices that answered in the last round, in the order recorded."""
+    return [device for reply in strategy.replies for device in reply.devices]
 
 
 def run_tiny(

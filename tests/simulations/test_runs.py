@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -105,6 +106,29 @@ def test_the_command_prints_progress_table_and_paths(by_dccl):
     assert f"run directory: {folder}" in lines
     assert "cloud + co (served)" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_devices_that_share_messages_give_the_same_numbers(by_dccl, workers, tmp_path):
+    shared = [*SMALL, "runtime.nodes=2", "runtime.devices_per_node=2", "devices.profiles=even.yaml"]
+    tier = {"flops": 1e9, "memory_mb": 100, "down_mbps": 10, "up_mbps": 10, "availability": 1}
+    fleet = {"tiers": [{"name": "board", "share": 1, "drop_out": 0, **tier}]}
+    (tmp_path / "even.yaml").write_text(json.dumps(fleet))
+    done = dccl("digits", *shared, "--workers", str(workers), "--output", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "virtual s" in done.stdout
+    alone, together = results_of(by_dccl[1]), results_of(tmp_path / "out")
+    assert together["wire"]["co_up"] == alone["wire"]["co_up"]
+    assert together["wire"]["co_down"] == alone["wire"]["co_down"]
+    assert together["wire"]["mimic_down"] == alone["wire"]["mimic_down"]
+    assert together["seconds"]["virtual"] > 0
+    states = [
+        load_file(folder / "models" / "co_submodel.safetensors")
+        for folder in (by_dccl[1], tmp_path / "out")
+    ]
+    assert list(states[0]) == list(states[1])
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, atol=1e-6, rtol=1e-6)
 
 
 def test_the_run_directory_holds_everything(by_dccl):

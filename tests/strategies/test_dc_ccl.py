@@ -7,14 +7,14 @@ import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
-from tiny import run_tiny, tiny_app, tiny_cloud, tiny_strategy
+from tiny import replied_devices, run_tiny, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
 from dccl_flower.config import RoundsConf
 from dccl_flower.device_store import sha256
 from dccl_flower.flower.nodes import FederationError
 from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.fusion import Copy, average
-from dccl_flower.learning.head_tuning import apply_head_gradient
+from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
 
 
 def train_messages(grid):
@@ -67,8 +67,8 @@ def test_device_d_runs_on_node_d_mod_n_sorted_by_partition(tmp_path):
 def test_the_same_seed_gives_the_same_arrays_on_any_number_of_nodes(tmp_path):
     finals = []
     for nodes in (1, 2, 5):
-        _, _, result = run_tiny(tmp_path / str(nodes), nodes, devices_per_round=3)
-        finals.append(to_state(result.arrays))
+        strategy, _, result = run_tiny(tmp_path / str(nodes), nodes, devices_per_round=3)
+        finals.append(strategy.co_state(result.arrays))
     assert_equal_states(finals[0], finals[1])
     assert_equal_states(finals[0], finals[2])
 
@@ -90,12 +90,12 @@ def test_the_global_generator_is_left_alone(tmp_path):
 def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
     strategy, grid, result = run_tiny(tmp_path, num_rounds=1)
     recipe = strategy._recipe(1)
-    start = to_state(train_messages(grid)[0].content["arrays"])
+    start = tiny_state(train_messages(grid)[0].content["arrays"])
     cloud_copy = strategy.cloud.train_co(start, "ce", recipe, 1)
     devices = [reply.copy for reply in strategy.replies]
     assert [copy.count for copy in devices] == [12, 15, 18, 21, 24]
     expected = average(Copy(cloud_copy, 0), devices, 0.5)
-    assert_equal_states(to_state(result.arrays), expected)
+    assert_equal_states(strategy.co_state(result.arrays), expected)
 
 
 def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
@@ -103,7 +103,7 @@ def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
     strategy, _, result = run_tiny(tmp_path, num_rounds=1, rounds=rounds)
     devices = [reply.copy for reply in strategy.replies]
     assert strategy._cloud_copy is None
-    assert_equal_states(to_state(result.arrays), average(None, devices, 0.0))
+    assert_equal_states(strategy.co_state(result.arrays), average(None, devices, 0.0))
 
 
 def test_the_mimic_goes_to_a_device_once(tmp_path):
@@ -117,28 +117,57 @@ def test_the_mimic_goes_to_a_device_once(tmp_path):
     assert strategy.ledger.totals["mimic_down"] == len(distinct) * len(blob)
 
 
-def test_a_device_that_lost_the_mimic_gets_it_again(tmp_path):
-    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
-    arrays = strategy.initial_arrays()
-    for server_round in (1, 2):
-        messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
-        arrays, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
-        if server_round == 1:
-            shutil.rmtree(tmp_path / "devices" / "3")
-    carriers = [config_of(m)["device"] for m in train_messages(grid) if "mimic" in config_of(m)]
-    assert carriers == [0, 1, 2, 3, 4, 3]
+def run_with_a_loss(store, lose):
+    """Run three rounds, with ``lose`` called once the first is over."""
+    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(store), 5, reports_errors=True)
+    losses = {1: lose}
+    result = strategy.start(
+        grid,
+        strategy.initial_arrays(),
+        num_rounds=3,
+        evaluate_fn=lambda server_round, _: losses.get(server_round, lambda: None)(),
+    )
+    return strategy, grid, tiny_state(result.arrays)
+
+
+def asked_and_carriers(grid):
+    """Return (round, device) of all train messages, and of those that carry a mimic."""
+    sent = [(config_of(m)["server-round"], config_of(m)) for m in train_messages(grid)]
+    asked = [(n, config["device"]) for n, config in sent]
+    return asked, [(n, config["device"]) for n, config in sent if "mimic" in config]
+
+
+def test_a_device_that_lost_the_mimic_gets_it_again_within_the_round(tmp_path):
+    strategy, grid, healed = run_with_a_loss(
+        tmp_path / "0", lambda: shutil.rmtree(tmp_path / "0" / "devices" / "3")
+    )
+    everybody = [[(n, device) for device in range(5)] for n in (1, 2, 3)]
+    asked, carriers = asked_and_carriers(grid)
+    assert asked == [*everybody[0], *everybody[1], (2, 3), *everybody[2]]
+    assert carriers == [*everybody[0], (2, 3)]
     assert strategy.ledger.totals["mimic_down"] == 6 * len(strategy.cloud.control_blob())
+    assert strategy.ledger.totals["co_down"] == 16 * strategy.ledger.totals["co_up"] // 15
+    assert_equal_states(healed, run_with_a_loss(tmp_path / "1", lambda: None)[2])
 
 
-def test_a_damaged_mimic_is_sent_again_to_all_that_share_it(tmp_path):
-    strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
-    arrays = strategy.initial_arrays()
-    messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
-    arrays, _ = strategy.aggregate_train(1, grid.send_and_receive(messages))
-    next((tmp_path / "blobs").iterdir()).write_bytes(b"damaged")
-    messages = strategy.configure_train(2, arrays, ConfigRecord(), grid)
-    assert all("mimic" in config_of(m) for m in messages)
-    strategy.aggregate_train(2, grid.send_and_receive(messages))
+def test_a_damaged_mimic_is_sent_again_to_all_that_share_it_within_the_round(tmp_path):
+    def damage():
+        next((tmp_path / "0" / "blobs").iterdir()).write_bytes(b"damaged")
+
+    strategy, grid, healed = run_with_a_loss(tmp_path / "0", damage)
+    asked, carriers = asked_and_carriers(grid)
+    # The first to be asked again mends the file that all share, and the others get it all the same.
+    assert carriers == [(n, device) for n in (1, 2) for device in range(5)]
+    assert len(asked) == 20
+    assert strategy.ledger.totals["mimic_down"] == 10 * len(strategy.cloud.control_blob())
+    assert_equal_states(healed, run_with_a_loss(tmp_path / "1", lambda: None)[2])
+
+
+def test_who_answered_last_time_is_not_asked_what_it_holds(tmp_path):
+    _, grid, _ = run_with_a_loss(tmp_path, lambda: None)
+    queries = [m for m in grid.sent if m.metadata.message_type == "query.holds"]
+    assert len(queries) == 5
+    assert grid.sent.index(queries[-1]) < grid.sent.index(train_messages(grid)[0])
 
 
 def test_a_device_refuses_a_mimic_that_is_not_the_announced_one(tmp_path):
@@ -167,7 +196,7 @@ def test_exemplars_go_down_once_and_change_the_training(tmp_path):
     carriers = [config_of(m) for m in train_messages(grid) if "exemplars" in config_of(m)]
     assert len(carriers) == 5
     assert strategy.ledger.totals["exemplars_down"] == 5 * len(carriers[0]["exemplars"])
-    left, right = to_state(without.arrays), to_state(with_some.arrays)
+    left, right = tiny_state(without.arrays), tiny_state(with_some.arrays)
     assert not torch.equal(left["0.weight"], right["0.weight"])
 
 
@@ -175,7 +204,9 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
     rounds = RoundsConf(count=1, local_steps=4, lr=0.05, head_tuning_lr=0.3)
     _, _, untuned = run_tiny(tmp_path / "0", num_rounds=1, rounds=rounds)
     strategy, grid, tuned = run_tiny(tmp_path / "1", num_rounds=1, rounds=rounds, head_tuning=True)
-    start = to_state(untuned.arrays)
+    start = tiny_state(untuned.arrays)
+    head = head_part(strategy.cloud.co_submodel, start)
+    assert list(head) == ["3.weight", "3.bias"]
     app, parts = tiny_app(tmp_path / "2"), []
     replay = LocalGrid(app, 5)
     heads = [m for m in grid.sent if m.metadata.message_type == "train.head"]
@@ -183,12 +214,13 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
     for message in heads:
         config_of(message)["mimic"] = strategy.cloud.control_blob()
         (reply,) = replay.send_and_receive([message])
-        assert list(reply.content["arrays"]) == ["3.weight", "3.bias"]
+        (gradient,) = reply.content["arrays"].values()
+        assert gradient.numpy().shape == (3 * 6 + 3,)
         count = reply.content["metrics"]["num-examples"]
-        parts.append(Copy(to_state(reply.content["arrays"]), count))
+        parts.append(Copy(to_state(reply.content["arrays"], head), count))
     own = Copy(strategy.cloud.head_gradient(start, "ce", rounds.local_steps, 1, 0), 0)
     expected = apply_head_gradient(start, average(own, parts, rounds.cloud_weight), 0.3)
-    assert_equal_states(to_state(tuned.arrays), expected)
+    assert_equal_states(tiny_state(tuned.arrays), expected)
 
 
 def test_frozen_statistics_stop_moving_after_their_share_of_the_rounds(tmp_path):
@@ -196,7 +228,7 @@ def test_frozen_statistics_stop_moving_after_their_share_of_the_rounds(tmp_path)
     states = {}
 
     def keep(server_round, arrays):
-        states[server_round] = to_state(arrays)["1.running_mean"]
+        states[server_round] = tiny_state(arrays)["1.running_mean"]
 
     strategy = tiny_strategy(rounds=rounds, statistics="frozen")
     grid = LocalGrid(tiny_app(tmp_path), 5)
@@ -217,7 +249,7 @@ def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
     strategy, grid = tiny_strategy(rounds=rounds), LocalGrid(tiny_app(tmp_path), 5)
     grid.fails = {2}
     strategy.start(grid, strategy.initial_arrays(), num_rounds=1)
-    assert [reply.device for reply in strategy.replies] == [0, 1, 3, 4]
+    assert replied_devices(strategy) == [0, 1, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,21 @@ import pytest
 import torch
 from local_grid import LocalGrid
 from safetensors.torch import load as load_safetensors
-from tiny import device_loader, run_tiny, tiny_app, tiny_cloud, tiny_model, tiny_strategy
+from tiny import (
+    device_loader,
+    replied_devices,
+    run_tiny,
+    tiny_app,
+    tiny_cloud,
+    tiny_model,
+    tiny_state,
+    tiny_strategy,
+)
 from torch.nn import functional
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
 from dccl_flower.data.loader import endless
-from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.fusion import Copy, average, class_wise_head, with_pooled_statistics
 from dccl_flower.seeds import isolated_rng, torch_generator
 
@@ -58,7 +66,7 @@ class Watched:
             num_rounds=num_rounds,
             cloud=cloud,
             fusion=watch_fusion,
-            evaluate_fn=lambda _, arrays: self.states.append(to_state(arrays)),
+            evaluate_fn=lambda _, arrays: self.states.append(tiny_state(arrays)),
             **options,
         )
 
@@ -141,7 +149,7 @@ def test_fused_statistics_are_those_of_one_mixture_and_reach_every_side(tmp_path
     spread = [state["1.running_var"] + (state["1.running_mean"] - mean) ** 2 for _, state in sides]
     variance = sum(share * each for (share, _), each in zip(sides, spread, strict=True))
     plain = average(cloud, devices, 0.5)
-    received = [to_state(m.content["arrays"]) for m in train_messages(watched.grid, 2)]
+    received = [tiny_state(m.content["arrays"]) for m in train_messages(watched.grid, 2)]
     assert len(received) == 5
     for state in (*received, watched.cloud_calls[1][0]):
         torch.testing.assert_close(state["1.running_mean"], mean)
@@ -188,22 +196,26 @@ def test_class_counts_are_told_only_where_they_are_asked_for(tmp_path):
     silent = Watched(tmp_path / "1", 1)
     assert [copy.class_counts for copy in (silent.copies[0][0], *silent.copies[0][1])] == [None] * 6
     assert_equal_states(told.states[1], silent.states[1])
-    assert all("class-counts" not in r.content["metrics"] for r in told.strategy.replies)
+    contents = [content for reply in told.strategy.replies for content in reply.contents]
+    assert len(contents) == 5
+    assert all("class-counts" not in content["metrics"] for content in contents)
 
 
 def test_without_control_devices_train_with_zero_logits(tmp_path):
     rounds = some_rounds(local_steps=1)
     strategy, grid, _ = run_tiny(tmp_path, num_rounds=1, control="none", rounds=rounds)
-    start = to_state(train_messages(grid, 1)[0].content["arrays"])
-    for reply in strategy.replies:
-        keys = ("train", "device", reply.device, "round", 1)
+    start = tiny_state(train_messages(grid, 1)[0].content["arrays"])
+    assert replied_devices(strategy) == [0, 1, 2, 3, 4]
+    for device, reply in enumerate(strategy.replies):
+        keys = ("train", "device", device, "round", 1)
         with isolated_rng(0, *keys, "torch"):
-            batches = endless(device_loader(reply.device), torch_generator(0, *keys))
+            batches = endless(device_loader(device), torch_generator(0, *keys))
             images, labels = next(batches)
         co = tiny_model(4)
         co.load_state_dict(start, strict=False)
         loss = functional.cross_entropy(co.train()(images), labels).item()
-        assert reply.content["metrics"]["loss"] == pytest.approx(loss)
+        (content,) = reply.contents
+        assert content["metrics"]["loss"] == pytest.approx(loss)
     assert strategy.ledger.totals["mimic_down"] == 5 * len(to_bytes({}))
 
 
@@ -215,7 +227,7 @@ def test_without_control_the_rounds_do_not_depend_on_the_mimic(tmp_path):
             cloud = tiny_cloud(control=control, **options)
             store = tmp_path / f"{control}{place}"
             result = run_tiny(store, num_rounds=2, control=control, cloud=cloud)[2]
-            finals.append(to_state(result.arrays))
+            finals.append(tiny_state(result.arrays))
     assert_equal_states(finals[0], finals[2])
     assert not torch.equal(finals[1]["3.weight"], finals[3]["3.weight"])
 
@@ -264,7 +276,7 @@ def test_all_options_together_give_the_same_bits_on_any_number_of_nodes(tmp_path
         grid = LocalGrid(tiny_app(tmp_path / str(len(finals))), nodes)
         strategy = tiny_strategy(**options)
         result = strategy.start(grid, strategy.initial_arrays(), num_rounds=3)
-        finals.append(to_state(result.arrays))
+        finals.append(tiny_state(result.arrays))
     assert all(torch.isfinite(tensor).all() for tensor in finals[0].values())
     for final in finals[1:]:
         assert_equal_states(final, finals[0])

@@ -11,9 +11,7 @@ from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
 )
 from local_grid import LocalGrid
-from tiny import run_tiny, tiny_app, tiny_strategy
-
-from dccl_flower.flower.wire import to_state
+from tiny import run_tiny, tiny_app, tiny_state, tiny_strategy
 
 SETTINGS = {"noise_multiplier": 0.0, "clipping_norm": 1e6, "num_sampled_clients": 5}
 
@@ -32,8 +30,10 @@ def fixed(strategy):
 def test_clipping_that_never_bites_and_no_noise_change_nothing(tmp_path):
     _, _, plain = run_tiny(tmp_path / "0", num_rounds=2, norm="group")
     private = run_private(tmp_path / "1", fixed, [fixedclipping_mod])
-    for name, tensor in to_state(plain.arrays).items():
-        torch.testing.assert_close(tensor, to_state(private.arrays)[name], atol=1e-5, rtol=0)
+    before, after = (tiny_state(result.arrays, "group") for result in (plain, private))
+    assert list(before) == list(after)
+    for name, tensor in before.items():
+        torch.testing.assert_close(tensor, after[name], atol=1e-5, rtol=0)
 
 
 def test_a_tight_clipping_norm_bounds_what_devices_send(tmp_path):
@@ -44,7 +44,7 @@ def test_a_tight_clipping_norm_bounds_what_devices_send(tmp_path):
 
     strategy = tiny_strategy(norm="group")
     grid = LocalGrid(tiny_app(tmp_path, "group", [fixedclipping_mod]), 5)
-    start = to_state(strategy.initial_arrays())
+    start = tiny_state(strategy.initial_arrays(), "group")
     tight(strategy).start(grid, strategy.initial_arrays(), num_rounds=1)
     for reply in strategy.replies:
         squares = [((reply.copy.state[n] - start[n]) ** 2).sum() for n in start]
@@ -58,7 +58,8 @@ def test_adaptive_client_side_clipping_composes(tmp_path):
         )
 
     result = run_private(tmp_path, adaptive, [adaptiveclipping_mod])
-    assert all(torch.isfinite(tensor).all() for tensor in to_state(result.arrays).values())
+    finals = tiny_state(result.arrays, "group").values()
+    assert all(torch.isfinite(tensor).all() for tensor in finals)
 
 
 def test_server_side_clipping_composes_without_batch_statistics(tmp_path):
@@ -68,7 +69,8 @@ def test_server_side_clipping_composes_without_batch_statistics(tmp_path):
         )
 
     result = run_private(tmp_path, server_side, [])
-    assert all(torch.isfinite(tensor).all() for tensor in to_state(result.arrays).values())
+    finals = tiny_state(result.arrays, "group").values()
+    assert all(torch.isfinite(tensor).all() for tensor in finals)
 
 
 def test_batch_statistics_are_refused_under_privacy(tmp_path):
@@ -104,7 +106,7 @@ def local_dp_mod(message, context, call_next):
 
 
 def test_class_counts_are_refused_under_privacy(tmp_path):
-    with pytest.raises(ValueError, match="class counts of devices are not covered"):
+    with pytest.raises(ValueError, match="class counts of devices: not with differential privacy"):
         run_private(tmp_path, fixed, [fixedclipping_mod], class_counts=True)
 
 
@@ -116,3 +118,19 @@ def test_class_counts_are_refused_under_server_side_noise_once_it_shows(tmp_path
 
     with pytest.raises(ValueError, match="class counts"):
         run_private(tmp_path, server_side, [], class_counts=True)
+
+
+SHARED = [({"codec": "fp16"}, "codec=fp16"), ({"codec": "int8"}, "codec=int8")]
+SHARED += [({"devices_per_node": 2}, "devices_per_node=2")]
+
+
+@pytest.mark.parametrize(("options", "named"), SHARED)
+def test_what_hides_a_device_s_exact_update_is_refused_under_privacy(tmp_path, options, named):
+    with pytest.raises(ValueError, match=f"^{named}: not with differential privacy"):
+        run_private(tmp_path, fixed, [fixedclipping_mod], **options)
+
+
+@pytest.mark.parametrize(("options", "named"), SHARED)
+def test_what_hides_an_update_is_fine_without_privacy(tmp_path, options, named):
+    strategy, _, _ = run_tiny(tmp_path, num_rounds=2, norm="group", **options)
+    assert [device for reply in strategy.replies for device in reply.devices] == [0, 1, 2, 3, 4]

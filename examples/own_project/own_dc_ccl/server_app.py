@@ -10,7 +10,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower import Cloud
 from dccl_flower.config import DistilConf, RoundsConf
-from dccl_flower.flower.wire import to_state
 from dccl_flower.strategies import DcCcl
 from own_dc_ccl.task import (
     CLOUD_CLASSES,
@@ -46,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     scorer = cloud.scorer(test_loader(), CLOUD_CLASSES, DEVICE_CLASSES)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        scores, _ = scorer.served(to_state(arrays))
+        scores, _ = scorer.served(strategy.co_state(arrays))
         return MetricRecord({k.replace("_", "-"): v for k, v in vars(scores).items()})
 
     result = strategy.start(

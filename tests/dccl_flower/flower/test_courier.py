@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
 from tiny import tiny_app, tiny_cloud
 
+from dccl_flower.device_store import LACKS
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory
-from dccl_flower.flower.wire import to_arrays
+from dccl_flower.flower.replies import Reader
+from dccl_flower.flower.wire import record, to_arrays
+from dccl_flower.learning.codecs import encode_exact
 
 STATE = {"w": torch.zeros(2)}
 
@@ -20,76 +23,240 @@ def grid(tmp_path):
     return LocalGrid(tiny_app(tmp_path), 2)
 
 
+def courier_of(grid, num_devices=4, **options):
+    blobs = {"mimic": tiny_cloud().control_blob()}
+    options = {"min_replies": 1.0, "timeout": 60, **options}
+    directory = NodeDirectory(grid, num_devices, Ledger())
+    return Courier(grid, directory, Ledger(), blobs, **options)
+
+
 @pytest.fixture
 def courier(grid):
-    blobs = {"mimic": tiny_cloud().control_blob()}
-    return Courier(
-        grid, NodeDirectory(grid, 4, Ledger()), Ledger(), blobs, min_replies=1.0, timeout=60
-    )
+    return courier_of(grid)
 
 
-def reply_of(grid, device, state=STATE, **more):
-    message = Message(
-        RecordDict(), dst_node_id=next(iter(grid.get_node_ids())), message_type="train"
-    )
+def readers(devices, state=STATE):
+    return dict.fromkeys(devices, Reader(state))
+
+
+def send(courier, devices, kind="train", **config):
+    return courier.send(readers(devices), config, kind)
+
+
+def message_to(node):
+    message = Message(RecordDict(), dst_node_id=node, message_type="train")
     message.metadata.__dict__["_message_id"] = "m"
+    return message
+
+
+def reply_of(device, state=STATE, **more):
     metrics = MetricRecord({"num-examples": 5, "device": device, **more})
     content = RecordDict({"arrays": to_arrays(state), "metrics": metrics})
-    return Message(content, reply_to=message)
+    return Message(content, reply_to=message_to(1000))
+
+
+def error_of(node, reason):
+    reply = Message(Error(1, reason), reply_to=message_to(node))
+    reply.metadata.__dict__["_src_node_id"] = node
+    return reply
+
+
+def asked_of(grid):
+    queries = [m for m in grid.sent if m.metadata.message_type == "query.holds"]
+    return {m.metadata.dst_node_id: m.content["config"]["devices"] for m in queries}
+
+
+def ids_and_nodes(messages):
+    return [(m.content["config"]["devices"], m.metadata.dst_node_id) for m in messages]
 
 
 def test_one_query_a_node_asks_for_all_its_devices(courier, grid):
-    courier.messages([0, 1, 2], to_arrays(STATE), {}, "train")
-    queries = [m for m in grid.sent if m.metadata.message_type == "query.holds"]
-    asked = {m.metadata.dst_node_id: m.content["config"]["devices"] for m in queries}
-    assert asked == {1000: [0, 2], 993: [1]}
+    send(courier, [0, 1, 2])
+    assert len(grid.sent) == 4  # two to learn the partitions
+    assert asked_of(grid) == {1000: [0, 2], 993: [1]}
 
 
-def test_replies_come_back_in_the_order_of_device_ids(courier, grid):
-    replies = courier.read([reply_of(grid, d) for d in (2, 0, 1)], [0, 1, 2], STATE)
-    assert [reply.device for reply in replies] == [0, 1, 2]
+def test_devices_are_asked_what_they_hold_until_they_have_answered(courier, grid):
+    errand = send(courier, [0, 1, 2])
+    courier.read(errand, [reply_of(d) for d in (0, 1, 2)])
+    grid.sent.clear()
+    send(courier, [1, 2, 3])
+    assert asked_of(grid) == {993: [3]}
+    grid.sent.clear()
+    # Those of the last errand have not answered yet, and device 0 is still known to hold.
+    messages = send(courier, [0, 1, 2, 3]).messages
+    assert asked_of(grid) == {993: [1, 3], 1000: [2]}
+    lacking = [m.content["config"]["device"] for m in messages if "mimic" in m.content["config"]]
+    assert sorted(lacking) == [1, 2, 3]
 
 
-def test_ids_are_not_left_in_the_metrics_that_are_averaged(courier, grid):
-    (reply,) = courier.read([reply_of(grid, 0)], [0], STATE)
-    assert list(reply.content["metrics"]) == ["num-examples"]
+def test_replies_come_back_in_the_order_of_device_ids(courier):
+    replies = courier.read(send(courier, [0, 1, 2]), [reply_of(d) for d in (2, 0, 1)])
+    assert [reply.devices for reply in replies] == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize("devices", [(0, 0), (0, 3)])
-def test_a_device_that_was_not_asked_or_answers_twice_is_an_error(courier, grid, devices):
-    with pytest.raises(AggregationError, match="without being asked"):
-        courier.read([reply_of(grid, d) for d in devices], [0, 1], STATE)
+def test_ids_are_not_left_in_the_metrics_that_are_averaged(courier):
+    (reply,) = courier.read(send(courier, [0]), [reply_of(0)])
+    (content,) = reply.contents
+    assert list(content["metrics"]) == ["num-examples"]
 
 
-def test_a_missing_reply_is_an_error(courier, grid):
-    with pytest.raises(AggregationError, match="1 of 2 devices answered"):
-        courier.read([reply_of(grid, 0)], [0, 1], STATE)
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [((0, 0), "device 0 answered twice"), ((0, 3), "device 3 answered without being asked")],
+)
+def test_a_device_that_was_not_asked_or_answers_twice_is_an_error(courier, devices, message):
+    with pytest.raises(AggregationError, match=message):
+        courier.read(send(courier, [0, 1]), [reply_of(d) for d in devices])
 
 
-def test_values_that_are_not_finite_name_the_device(courier, grid):
+def test_a_missing_reply_is_an_error(courier):
+    with pytest.raises(AggregationError, match=r"^1 of 2 devices answered$"):
+        courier.read(send(courier, [0, 1]), [reply_of(0)])
+
+
+def test_no_reply_at_all_is_an_error_whatever_the_minimum(grid):
+    courier = courier_of(grid, min_replies=0.0)
+    with pytest.raises(AggregationError, match="0 of 1 devices answered; first error: no reason"):
+        courier.read(send(courier, [0]), [error_of(1000, "")])
+
+
+def test_the_line_that_names_the_cause_of_an_error_is_told(courier):
+    reason = "<class 'ValueError'>:<'Traceback:\n  one line\nValueError: out of memory'>"
+    replies = [reply_of(0), error_of(993, reason)]
+    with pytest.raises(AggregationError, match=r"first error: ValueError: out of memory$"):
+        courier.read(send(courier, [0, 1]), replies)
+
+
+def test_values_that_are_not_finite_name_the_device(courier):
     bad = {"w": torch.tensor([0.0, float("nan")])}
     with pytest.raises(AggregationError, match="device 1 replied with a value in 'w'"):
-        courier.read([reply_of(grid, 0), reply_of(grid, 1, bad)], [0, 1], STATE)
+        courier.read(send(courier, [0, 1]), [reply_of(0), reply_of(1, bad)])
 
 
-def test_a_reply_becomes_a_copy_with_its_sample_count(courier, grid):
+def test_a_reply_of_another_model_names_the_device(courier):
+    with pytest.raises(AggregationError, match=r"device 0 replied .* expected float32 \(2,\)"):
+        courier.read(send(courier, [0]), [reply_of(0, {"w": torch.zeros(3)})])
+
+
+def test_a_reply_becomes_a_copy_with_its_sample_count(courier):
     state = {"w": torch.tensor([1.0, -2.0])}
-    (reply,) = courier.read([reply_of(grid, 0, state)], [0], STATE)
+    (reply,) = courier.read(send(courier, [0]), [reply_of(0, state)])
     assert torch.equal(reply.copy.state["w"], state["w"])
     assert (reply.copy.count, reply.copy.class_counts, reply.peak_rss_mb) == (5, None, 0)
 
 
-def test_class_counts_reach_the_copy_and_not_the_metrics_that_are_averaged(courier, grid):
+def test_class_counts_reach_the_copy_and_not_the_metrics_that_are_averaged(courier):
     counts = {"class-counts": [2, 0, 3], "peak-rss-mb": 7.5}
-    (reply,) = courier.read([reply_of(grid, 0, **counts)], [0], STATE)
+    (reply,) = courier.read(send(courier, [0]), [reply_of(0, **counts)])
     assert reply.copy.class_counts.tolist() == [2, 0, 3]
     assert reply.peak_rss_mb == 7.5
-    assert list(reply.content["metrics"]) == ["num-examples"]
+    (content,) = reply.contents
+    assert list(content["metrics"]) == ["num-examples"]
 
 
-def test_a_correction_is_sent_to_every_device_and_counted_each_time(courier, grid):
+def test_a_correction_is_sent_to_every_device_and_counted_each_time(courier):
     ledger = courier._ledger
     for _ in range(2):
-        messages = courier.messages([0, 1], to_arrays(STATE), {"correction": b"c" * 50}, "train")
+        messages = send(courier, [0, 1], correction=b"c" * 50).messages
         assert [m.content["config"]["correction"] for m in messages] == [b"c" * 50] * 2
     assert ledger.totals["correction_down"] == 4 * 50
+
+
+def test_a_message_names_the_codec_and_what_to_hold(courier):
+    (message,) = send(courier, [0], lr=0.5).messages
+    config = message.content["config"]
+    assert (config["lr"], config["codec"], len(config["mimic-sha256"])) == (0.5, "fp32", 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (2, [([0, 2], 1000), ([4], 1000), ([1, 3], 993)]),
+        (3, [([0, 2, 4], 1000), ([1, 3], 993)]),
+        (100, [([0, 2, 4], 1000), ([1, 3], 993)]),
+    ],
+)
+def test_up_to_so_many_devices_of_a_node_share_a_message(grid, size, expected):
+    messages = send(courier_of(grid, 5, devices_per_node=size), range(5)).messages
+    assert ids_and_nodes(messages) == expected
+
+
+def test_messages_that_train_nothing_are_never_shared(grid):
+    courier = courier_of(grid, 5, devices_per_node=100)
+    for kind in ("evaluate", "train.head"):
+        messages = send(courier, range(5), kind).messages
+        assert sorted(m.content["config"]["device"] for m in messages) == [0, 1, 2, 3, 4]
+
+
+def test_devices_that_are_sent_something_else_do_not_share_a_message(grid):
+    courier = courier_of(grid, 5, devices_per_node=100)
+    narrow = {"w": torch.ones(1)}
+    asked = readers([0, 1, 3]) | readers([2, 4], narrow)
+    errand = courier.send(dict(sorted(asked.items())), {}, "train")
+    assert ids_and_nodes(errand.messages) == [([0], 1000), ([2, 4], 1000), ([1, 3], 993)]
+    sizes = [m.content["arrays"]["0"].numpy().size for m in errand.messages]
+    assert sizes == [2, 1, 2]
+
+
+def test_a_blob_rides_once_in_a_shared_message_and_counts_for_each_that_lacks_it(grid):
+    courier = courier_of(grid, 5, devices_per_node=100)
+    courier.read(send(courier, [0]), [merged_reply([0])])
+    send(courier, [0, 2, 4])
+    size = len(courier._blobs["mimic"])
+    assert courier._ledger.totals["mimic_down"] == (1 + 2) * size
+
+
+def test_the_bytes_of_a_shared_message_count_as_if_each_device_had_its_own(grid):
+    alone, shared = (courier_of(grid, 5, devices_per_node=size) for size in (1, 100))
+    alone.read(send(alone, [0, 2, 4]), [reply_of(d) for d in (0, 2, 4)])
+    shared.read(send(shared, [0, 2, 4]), [merged_reply([0, 2, 4])])
+    for kind in ("co_down", "co_up", "mimic_down"):
+        assert shared._ledger.totals[kind] == alone._ledger.totals[kind] > 0
+
+
+def merged_reply(devices):
+    """Return what a worker sends for devices that trained for it one after the other."""
+    each = {"num-examples-each": [5] * len(devices), "loss": [0.5] * len(devices)}
+    metrics = MetricRecord({"num-examples": 5 * len(devices), "devices": devices, **each})
+    state = {name: tensor.double() for name, tensor in STATE.items()}
+    content = RecordDict({"arrays": record(encode_exact(state)), "metrics": metrics})
+    return Message(content, reply_to=message_to(1000))
+
+
+def test_a_shared_reply_answers_for_all_its_devices(grid):
+    courier = courier_of(grid, 5, devices_per_node=100)
+    (reply,) = courier.read(send(courier, [0, 2, 4]), [merged_reply([0, 2, 4])])
+    assert (reply.devices, reply.copy.count, len(reply.contents)) == ([0, 2, 4], 15, 3)
+    for devices, message in (([0, 1], "device 1 answered without"), ([4, 2], "answered twice")):
+        replies = [merged_reply([0, 2, 4]), merged_reply(devices)]
+        with pytest.raises(AggregationError, match=message):
+            courier.read(send(courier, [0, 2, 4]), replies)
+    with pytest.raises(AggregationError, match="2 of 3 devices answered"):
+        courier.read(send(courier, [0, 2, 4]), [merged_reply([0, 2])])
+
+
+def test_only_devices_of_a_node_that_lost_a_blob_are_asked_again(grid):
+    courier = courier_of(grid, 4)
+    errand = send(courier, [0, 1, 2, 3])
+    late = {}
+
+    def answer(messages, timeout):
+        late.update({m.content["config"]["device"]: m for m in messages})
+        return [reply_of(device) for device in late]
+
+    grid.send_and_receive = answer
+    replies = [reply_of(0), reply_of(1), error_of(993, f"device 3 {LACKS} 12ab'>")]
+    assert len(courier.read(errand, [*replies, reply_of(2)])) == 4
+    assert list(late) == [3]
+    assert "mimic" in late[3].content["config"]
+
+
+def test_what_goes_to_devices_that_do_not_answer_in_time_is_counted(courier):
+    courier.read(send(courier, [0]), [reply_of(0)])
+    totals, before = courier._ledger.totals, dict(courier._ledger.totals)
+    courier.count_unanswered(readers([0, 1, 2]))
+    # Device 0 holds the mimic already; nothing comes back of any of them.
+    assert totals["co_down"] - before["co_down"] == 3 * to_arrays(STATE).count_bytes()
+    assert totals["mimic_down"] - before["mimic_down"] == 2 * len(courier._blobs["mimic"])
+    assert (totals["co_up"], totals["other_up"]) == (before["co_up"], before["other_up"])

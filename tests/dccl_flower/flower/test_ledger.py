@@ -55,3 +55,25 @@ def test_only_the_bytes_of_a_blob_count_as_a_blob():
     ledger.sent(RecordDict({"config": ConfigRecord({"correction": "none"})}))
     assert ledger.totals["correction_down"] == 0
     assert ledger.totals["other_down"] == len("correction" + "none")
+
+
+def test_devices_that_share_a_message_count_as_if_each_had_its_own():
+    alone, shared = Ledger(), Ledger()
+    config = {"lr": 0.1, "mimic": b"m" * 100, "exemplars": b"e" * 30, "correction": b"c" * 7}
+    without = {key: value for key, value in config.items() if key != "mimic"}
+    for own in (config, config, without):
+        alone.sent(RecordDict({"arrays": arrays(), "config": ConfigRecord(own)}))
+    content = RecordDict({"arrays": arrays(), "config": ConfigRecord(config)})
+    shared.sent(content, 3, {"mimic": 2, "exemplars": 3})
+    for kind in ("co_down", "exemplars_down", "correction_down"):
+        assert shared.totals[kind] == alone.totals[kind] == 3 * (alone.totals[kind] // 3) > 0
+    assert shared.totals["mimic_down"] == alone.totals["mimic_down"] == 200
+    # The name of the blob that one of them lacks no more is all that is counted once too often.
+    assert shared.totals["other_down"] == alone.totals["other_down"] + len("mimic")
+
+
+def test_a_merged_copy_counts_as_the_arrays_it_stands_for():
+    ledger = Ledger()
+    reply = RecordDict({"arrays": arrays(), "metrics": MetricRecord({"n": 3})})
+    ledger.received(reply, "co_up", 1234)
+    assert (ledger.totals["co_up"], ledger.totals["other_up"]) == (1234, 9)

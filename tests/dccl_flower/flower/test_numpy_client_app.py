@@ -77,3 +77,32 @@ def test_a_list_with_anything_but_numbers_is_refused_by_name(metric):
     kind = type(metric[-1]).__name__
     with pytest.raises(TypeError, match=f"'note' is a {kind}; metrics must be numbers"):
         ask(lambda context: Talker(metric), "train", {"steps": 1})
+
+
+class Sizer(NumPyClient):
+    """A client that answers with other arrays than it received."""
+
+    def __init__(self, *sizes):
+        self.sizes = sizes
+
+    def fit(self, parameters, config):
+        return [np.zeros(size) for size in self.sizes], 1, {}
+
+    def head_gradient(self, parameters, config):
+        return [np.ones(size) for size in self.sizes], 4
+
+
+def test_the_devices_of_a_message_are_echoed_as_they_were_named():
+    metrics = ask(lambda context: Sizer(2, 1), "train", {"devices": [4, 2, 9]})["metrics"]
+    assert metrics["devices"] == [4, 2, 9]
+    assert "device" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("sizes", "keys"), [((5, 5), ["w", "b"]), ((5,), ["0"]), ((1, 2, 3), ["0", "1", "2"])]
+)
+def test_arrays_go_by_the_keys_received_where_they_are_as_many(sizes, keys):
+    for kind in ("train", "train.head"):
+        reply = ask(lambda context: Sizer(*sizes), kind, {"device": 0})
+        assert list(reply["arrays"]) == keys
+        assert [len(array.numpy()) for array in reply["arrays"].values()] == list(sizes)

@@ -10,7 +10,7 @@ from torchvision.models.vgg import VGG, make_layers
 from dccl_flower.config import ConfError
 from dccl_flower.models.frozen import Frozen, exchanged_state
 from dccl_flower.models.small import PlainCNN
-from dccl_flower.models.split import co_channels, split_vertically, stem_names
+from dccl_flower.models.split import co_channels, narrow, slice_co, split_vertically, stem_names
 from dccl_flower.models.zoo import build_model, find_head
 
 CLASSES = 5
@@ -238,3 +238,38 @@ def test_a_shared_stem_is_refused_where_other_layers_are_coupled_to_it(name):
     with pytest.raises(ConfError) as caught:
         split_vertically(build(name, (3, 32, 32)), torch.zeros(2, 3, 32, 32), 0.125, True)
     assert str(caught.value).startswith("model.shared_stem=true: conv1 is coupled to 2 other")
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "narrow torchvision VGG", "torchvision/resnet18"])
+def test_a_narrow_co_submodel_holds_the_leading_channels_and_runs(name):
+    shape = next(case[1] for case in CASES if case[0] == name)
+    base = narrow_vgg() if "narrow" in name else build_model(name, shape[0], CLASSES, False, 0, "t")
+    example = torch.zeros(2, *shape)
+    co = slice_co(base, example, 0.25)
+    small = narrow(co, example, 0.5)
+    wide, state = exchanged_state(co), exchanged_state(small)
+    assert list(state) == list(wide)
+    for key, tensor in state.items():
+        assert torch.equal(tensor, wide[key][tuple(slice(size) for size in tensor.shape)]), key
+    convolutions = [k for k, t in state.items() if t.dim() == 4]
+    assert all(2 * len(state[key]) == len(wide[key]) for key in convolutions)
+    assert small(torch.randn(2, *shape)).shape == (2, CLASSES)
+
+
+def test_a_narrow_co_submodel_keeps_the_shared_stem_whole():
+    base = build_model("vgg16_slim", 3, CLASSES, False, 0, "t")
+    example = torch.zeros(2, 3, 32, 32)
+    co = slice_co(base, example, 0.25, shared_stem=True)
+    small = narrow(co, example, 0.5)
+    stem = stem_names(base)[0]
+    assert torch.equal(
+        small.get_submodule(stem).module.weight, co.get_submodule(stem).module.weight
+    )
+    assert len(exchanged_state(small)) == len(exchanged_state(co))
+
+
+def test_the_whole_share_is_a_copy():
+    co = slice_co(build_model("small_cnn", 1, CLASSES, False, 0, "t"), torch.zeros(2, 1, 8, 8), 0.5)
+    same = narrow(co, torch.zeros(2, 1, 8, 8), 1.0)
+    assert same is not co
+    assert all(torch.equal(same.state_dict()[n], t) for n, t in co.state_dict().items())
