@@ -57,6 +57,19 @@ class Rules:
     deadline: float | None = None
 
 
+def fitting_tiers(fleet: Fleet, memory: Callable[[Tier], int]) -> set[str]:
+    """Return the names of the tiers that have the memory. Raises ConfError where none has."""
+    fitting = {tier.name for tier in fleet.tiers if memory(tier) <= 1e6 * tier.memory_mb}
+    if not fitting:
+        least = min(memory(tier) for tier in fleet.tiers) / 1e6
+        most = max(tier.memory_mb for tier in fleet.tiers)
+        raise ConfError(
+            f"devices.profiles: no tier fits, the largest has {most:g} MB and training takes at "
+            f"least {least:.1f} MB"
+        )
+    return fitting
+
+
 class TimedCohorts:
     """Draw among the devices that are there and have the memory; the first to answer count.
 
@@ -76,20 +89,13 @@ class TimedCohorts:
         self._fleet = fleet
         self._rules = rules
         self._work = work
-        self._fitting = {t.name for t in fleet.tiers if memory(t) <= 1e6 * t.memory_mb}
+        self._fitting = fitting_tiers(fleet, memory)
         self._answered: set[int] = set()
         for tier in fleet.tiers:
             if tier.name not in self._fitting:
                 need = memory(tier) / 1e6
                 given = f"tier {tier.name} has {tier.memory_mb:g} MB"
                 logger.warning("%s and training takes %.1f MB: never picked", given, need)
-        if not self._fitting:
-            least = min(memory(tier) for tier in fleet.tiers) / 1e6
-            most = max(tier.memory_mb for tier in fleet.tiers)
-            raise ConfError(
-                f"devices.profiles: no tier fits, the largest has {most:g} MB and training takes "
-                f"at least {least:.1f} MB"
-            )
 
     def draw(self, server_round: int) -> Cohort:
         """Return a round's cohort: those that answer in time, before it is known what."""

@@ -51,7 +51,7 @@ def run(
     loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
     from .display import Display, fidelity_line, results_table
-    from .experiment import open_experiment
+    from .experiment import check_devices, open_experiment
     from .run_folder import check_folder, default_folder
     from .runner import run_simulation
     from .superlink import choose_port
@@ -61,7 +61,7 @@ def run(
     chosen_port = choose_port(port)
     with Display() as display:
         display.note("preparing the data")
-        open_experiment(loaded).device_modules()
+        check_devices(open_experiment(loaded))
         run_simulation(loaded, folder, chosen_port, display)
     console = Console(highlight=False)
     results = json.loads((folder / "results.json").read_text())
@@ -111,6 +111,72 @@ def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None
 
     folder = _comparison_folder(output, f"search-{Path(conf).stem}")
     run_search(conf, overrides, folder, jobs, Console(highlight=False))
+
+
+@cli.command()
+@click.argument("conf")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Count what the models of CONF cost to hold, train and send; nothing is trained."""
+    loaded = load_conf(conf, overrides)
+    from .cost_report import cost_report, cost_table
+
+    report = cost_report(loaded)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        Console(highlight=False).print(cost_table(report))
+
+
+@cli.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@click.option("--conf", default="scale", show_default=True, help="Configuration of the turn.")
+@click.option(
+    "--devices", default="10,100,1000,10000,100000", show_default=True, help="Populations."
+)
+@click.option("--workers", default="1,2", show_default=True, help="Numbers of Ray workers.")
+@click.option("--cohort", type=click.IntRange(1), help="Devices a round; 50, or all if fewer.")
+@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Rounds.")
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps a turn.")
+@click.option(
+    "--skip", default="", help="Of pfl, flower, reference, population: what to leave out."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/scale.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
+)
+def scale(
+    overrides: tuple[str, ...],
+    conf: str,
+    devices: str,
+    workers: str,
+    cohort: int | None,
+    rounds: int,
+    steps: int,
+    skip: str,
+    output: Path | None,
+    port: int | None,
+) -> None:
+    """Measure a device's turn over populations, against a bare loop, stock Flower and pfl."""
+    from .scale_cases import Settings, case_conf, cases, parse_counts, parse_skip
+
+    settings = Settings(
+        parse_counts("--devices", devices),
+        parse_counts("--workers", workers),
+        cohort,
+        rounds,
+        steps,
+        parse_skip(skip),
+    )
+    for case in cases(settings):
+        case_conf(case, conf, overrides, settings)
+    from .scale import run_scale
+
+    folder = _comparison_folder(output, "scale")
+    report = run_scale(conf, overrides, settings, folder, port)
+    Console(highlight=False).print(report, markup=False, soft_wrap=True)
+    click.echo(f"comparison: {folder}")
 
 
 @cli.command()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dccl_flower.cloud import Cloud, OnProgress
+from dccl_flower.cohorts import fitting_tiers
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import Images, open_images
@@ -22,6 +23,7 @@ from dccl_flower.learning.compute import Compute
 from dccl_flower.models.build import build_device_modules, build_submodels, check_models
 from dccl_flower.profiles import load_fleet
 from dccl_flower.seeds import numpy_generator
+from dccl_flower.tiers import Tiers
 
 EVALUATION_BATCH = 200
 MIN_UNSEEN, MAX_UNSEEN = 100, 5000
@@ -140,11 +142,28 @@ def open_experiment(conf: Conf) -> Experiment:
     images = open_images(conf.data)
     check_models(conf.model, images.shape[0])
     plan = open_plan(conf, images)
-    if conf.devices.profiles is not None:
-        load_fleet(conf.devices.profiles, conf.devices.count, conf.seed)
     if conf.exemplars > len(plan.cloud):
         raise ConfError(f"exemplars={conf.exemplars}: the cloud has {len(plan.cloud)} samples")
     return Experiment(conf, images, plan)
+
+
+def check_devices(experiment: Experiment) -> None:
+    """Raise ConfError where devices cannot build their models, or no tier can train them."""
+    conf, modules = experiment.conf, experiment.device_modules()
+    if conf.devices.profiles is None:
+        return
+    fleet = load_fleet(conf.devices.profiles, conf.devices.count, conf.seed)
+    example = torch.zeros(2, *experiment.images.shape)
+    blobs = {"exemplars": b""} if conf.exemplars > 0 else {}
+    tiers = Tiers(fleet, *modules, example, conf.rounds, blobs, conf.wire.codec)
+    fitting_tiers(fleet, tiers.memory)
+    if any(tier.co_share != 1 for tier in fleet.tiers):
+        for key, given in (
+            ("rounds.scaffold=true", conf.rounds.scaffold),
+            ("head_tuning=federated", conf.head_tuning != "none"),
+        ):
+            if given:
+                raise ConfError(f"{key}: not with tiers of co_share below 1 in devices.profiles")
 
 
 @cache

@@ -7,9 +7,11 @@ import json
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from dccl_flower.config import Conf
 from dccl_flower.config_loading import dump_conf
@@ -34,8 +36,8 @@ version = "{version}"
 publisher = "dccl-flower"
 
 [tool.flwr.app.components]
-serverapp = "dccl_flower.simulations.server_app:app"
-clientapp = "dccl_flower.simulations.client_app:app"
+serverapp = "{server}"
+clientapp = "{client}"
 
 [tool.flwr.app.config]
 conf = {conf}
@@ -44,9 +46,36 @@ output = {output}
 """
 
 
-def run_simulation(conf: Conf, folder: Path, port: int, display: Display) -> None:
+Tell = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[dict[str, Any], int], None]
+
+
+@dataclass(frozen=True)
+class App:
+    """Where Flower finds the two sides of a run, as ``module:object``.
+
+    Unless ``tuned``, Flower runs without the environment variables that make it faster.
+    """
+
+    server: str = "dccl_flower.simulations.server_app:app"
+    client: str = "dccl_flower.simulations.client_app:app"
+    tuned: bool = True
+
+
+OURS = App()
+
+
+def run_simulation(
+    conf: Conf,
+    folder: Path,
+    port: int,
+    display: Display,
+    app: App = OURS,
+    on_event: OnEvent | None = None,
+) -> None:
     """Run one experiment and leave its results in ``folder``.
 
+    ``on_event`` is told of every event and of the process below which all of Flower runs.
     Raises ConfError before anything is started, RunError with the log's path where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
     """
@@ -56,12 +85,18 @@ def run_simulation(conf: Conf, folder: Path, port: int, display: Display) -> Non
     display.note("starting Flower")
     home_folder = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
     with signals_as_interrupts(), home_folder as home:
-        app = Path(home) / "app"
-        app.mkdir()
-        (app / "pyproject.toml").write_text(_app_toml(folder))
+        app_folder = Path(home) / "app"
+        app_folder.mkdir()
+        (app_folder / "pyproject.toml").write_text(_app_toml(folder, app))
         try:
-            with SuperLink(Path(home), log_path, port) as superlink:
-                _submit_and_follow(superlink, app, conf, EventReader(folder), display)
+            with SuperLink(Path(home), log_path, port, app.tuned) as superlink:
+
+                def tell(event: dict[str, Any]) -> None:
+                    display.show(event)
+                    if on_event is not None:
+                        on_event(event, superlink.pid)
+
+                _submit_and_follow(superlink, app_folder, conf, EventReader(folder), tell)
         except RunError as error:
             raise RunError(f"{error} (log: {log_path})") from error
 
@@ -82,18 +117,18 @@ def federation(conf: Conf) -> dict[str, int | float | bool]:
 
 
 def _submit_and_follow(
-    superlink: SuperLink, app: Path, conf: Conf, reader: EventReader, display: Display
+    superlink: SuperLink, app: Path, conf: Conf, reader: EventReader, tell: Tell
 ) -> None:
     run_id = superlink.submit(app, federation(conf))
     try:
-        _follow(superlink, run_id, reader, display)
+        _follow(superlink, run_id, reader, tell)
     except RunError:
         superlink.append_app_log(run_id)
         raise
 
 
-def _follow(superlink: SuperLink, run_id: str, reader: EventReader, display: Display) -> None:
-    """Show events until the run ends. Raises RunError with the cause where it failed."""
+def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) -> None:
+    """Tell of events until the run ends. Raises RunError with the cause where it failed."""
     started = asked = time.monotonic()
     heard, lost_one, processes, ended = False, False, 0, ""
     while True:
@@ -101,7 +136,7 @@ def _follow(superlink: SuperLink, run_id: str, reader: EventReader, display: Dis
             heard = True
             if event["event"] == "failed":
                 raise RunError(event["cause"])
-            display.show(event)
+            tell(event)
             if event["event"] == "finished":
                 return
         if ended:  # and it has not said how itself
@@ -131,10 +166,12 @@ def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
     return f"Flower reports {status}: {' '.join(details.split()) or 'no details'}"
 
 
-def _app_toml(folder: Path) -> str:
+def _app_toml(folder: Path, app: App) -> str:
     """Return the pyproject of an app without code: every process imports this package."""
     return APP_TEMPLATE.format(
         version=version("dccl-flower"),
+        server=app.server,
+        client=app.client,
         conf=json.dumps(str(folder / CONF_FILE)),
         output=json.dumps(str(folder)),
     )

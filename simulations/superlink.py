@@ -25,6 +25,12 @@ COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
 
+FASTER = {
+    # A thread that waits must not burn the core that a worker needs.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Ray keeps messages up to this size out of its object store, which is slower.
+    "RAY_max_direct_call_object_size": "2000000",
+}
 
 CONNECTION = """\
 [superlink]
@@ -55,14 +61,16 @@ class SuperLink:
     """A SuperLink on loopback with a home of its own; use it as a context manager.
 
     Flower reads its switches from the environment, and its Ray workers look for modules in the
-    SuperLink's working directory first: both are set here.
+    SuperLink's working directory first: both are set here. Unless ``tuned``, what only makes it
+    faster is left as Flower has it; the user's own environment wins over that.
     """
 
-    def __init__(self, home: Path, log_path: Path, port: int) -> None:
+    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool = True) -> None:
         self._home = home
         self._log_path = log_path
         self._port = port
         self._environment = {
+            **(FASTER if tuned else {}),
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
             "FLWR_HOME": str(home),
@@ -71,10 +79,6 @@ class SuperLink:
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
-            # A thread that waits must not burn the core that a worker needs.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            # Ray keeps messages up to this size out of its object store, which is slower.
-            "RAY_max_direct_call_object_size": "2000000",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
 
@@ -105,6 +109,11 @@ class SuperLink:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The process id, below which all that belongs to its runs lives."""
+        return self._process.pid
 
     def submit(self, app: Path, federation: dict[str, int | float | bool]) -> str:
         """Submit the app in a folder by ``flwr run`` and return the run id."""

@@ -24,7 +24,7 @@ FORMAT = 1  # to be raised when the same data decode to something else
 DECODE_BATCH = 1000
 DIGITS_TEST_SHARE = 0.25
 NOISE_SHAPE, NOISE_CLASSES = (32, 32, 3), 10
-NOISE_SIZES = {"train": 4000, "test": 100}
+NOISE_SIZES = {"train": 4000, "test": 20}
 
 
 @dataclass(frozen=True)

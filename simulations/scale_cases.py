@@ -1,0 +1,155 @@
+"""Which measurements ``dccl scale`` takes, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.config_loading import load_conf
+
+BARE, PFL, FLOWER, DCCL = "bare", "pfl", "flower", "dccl"
+SYSTEMS = {
+    BARE: "bare torch loop",
+    PFL: "pfl-research",
+    FLOWER: "Flower FedAvg",
+    DCCL: "DC-CCL",
+}
+SKIPPABLE = (PFL, FLOWER, "reference", "population")
+DEFAULT_COHORT = 50
+MAX_FLOWER_NODES = 1000
+MAX_NODES = 100
+# Among so many times more devices than a cohort takes, hardly one comes twice.
+FRESH_COHORTS = 100
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the flags of ``dccl scale`` say; without a cohort it is 50, or all devices if fewer."""
+
+    devices: tuple[int, ...] = (10, 100, 1000, 10_000, 100_000)
+    workers: tuple[int, ...] = (1, 2)
+    cohort: int | None = None
+    rounds: int = 5
+    steps: int = 5
+    skip: frozenset[str] = frozenset()
+
+    @property
+    def reference(self) -> int:
+        """The cohort of the comparisons, and in most of them also the population."""
+        return self.cohort or DEFAULT_COHORT
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement: a system, its population and cohort, and how many workers train."""
+
+    system: str
+    control: str
+    devices: int
+    cohort: int
+    workers: int
+
+    @property
+    def name(self) -> str:
+        """The case as the name of a folder."""
+        return f"{self.system}-{self.control}-{self.devices}-devices-{self.workers}-workers"
+
+    @property
+    def title(self) -> str:
+        """The case in words."""
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{system_title(self.system, self.control)}, {self.devices:,} devices, {workers}"
+
+
+def system_title(system: str, control: str) -> str:
+    """Return what a system is called in tables; the mimic is named where it is the exception."""
+    if system == DCCL and control == "none":
+        return f"{SYSTEMS[system]} without mimic"
+    if system == BARE and control == "mimic":
+        return f"{SYSTEMS[system]} with mimic"
+    return SYSTEMS[system]
+
+
+def parse_counts(flag: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a comma-separated list in ascending order, each once.
+
+    Raises ConfError for one that is not a positive integer.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdecimal() and int(part) > 0):
+            raise ConfError(f"{flag} {part!r}: expected integers from 1 up, separated by commas")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def parse_skip(text: str) -> frozenset[str]:
+    """Return which parts to leave out. Raises ConfError for an unknown one."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        if part not in SKIPPABLE:
+            raise ConfError(f"--skip {part!r}: unknown; allowed are {', '.join(SKIPPABLE)}")
+    return frozenset(parts)
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Return the measurements in order, the cheap ones that all others are held against first.
+
+    Raises ConfError where a cohort that was asked for is larger than a population.
+    """
+    for count in settings.devices:
+        if settings.cohort is not None and settings.cohort > count:
+            raise ConfError(
+                f"--cohort {settings.cohort}: must be at most the {count} devices of "
+                f"--devices {count}"
+            )
+    reference = settings.reference
+    found = [Case(BARE, "none", reference, reference, 1)]
+    if PFL not in settings.skip:
+        found.append(Case(PFL, "none", reference, reference, 1))
+    if FLOWER not in settings.skip:
+        found += _flower_cases(settings)
+    if "reference" not in settings.skip:
+        found += [
+            Case(DCCL, control, count, reference, settings.workers[0])
+            for count in (reference, FRESH_COHORTS * reference)
+            for control in ("mimic", "none")
+        ]
+    if "population" not in settings.skip:
+        found += [
+            Case(DCCL, "mimic", count, min(reference, count), workers)
+            for workers in settings.workers
+            for count in settings.devices
+        ]
+    return list(dict.fromkeys(found))
+
+
+def case_conf(case: Case, conf_name: str, overrides: Sequence[str], settings: Settings) -> Conf:
+    """Return the configuration of one measurement. Raises ConfError where it is impossible."""
+    asked_for = load_conf(conf_name, overrides).runtime.nodes or MAX_NODES
+    nodes = case.devices if case.system == FLOWER else min(asked_for, case.devices)
+    changes = {
+        "devices.count": case.devices,
+        "devices.per_round": case.cohort,
+        "control": case.control,
+        "rounds.count": settings.rounds,
+        "rounds.local_steps": settings.steps,
+        "runtime.workers": case.workers,
+        "runtime.nodes": nodes,
+        "runtime.reuse": "true",
+    }
+    return load_conf(conf_name, [*overrides, *(f"{key}={to}" for key, to in changes.items())])
+
+
+def _flower_cases(settings: Settings) -> list[Case]:
+    """Return those of stock Flower, where a device is a node, of which it bears a thousand."""
+    reference = settings.reference
+    if reference > MAX_FLOWER_NODES:
+        return []
+    counts = sorted({min(count, MAX_FLOWER_NODES) for count in settings.devices})
+    found = [Case(FLOWER, "none", reference, reference, settings.workers[0])]
+    return found + [
+        Case(FLOWER, "none", count, min(reference, count), workers)
+        for workers in settings.workers
+        for count in counts
+    ]
