@@ -36,9 +36,9 @@ def plot_curves(results: Results, path: Path) -> None:
     _draw_accuracies(top, results, rounds)
     _draw_bytes(bottom, results, rounds)
     if timed:
-        minutes = list(accumulate((r.virtual_seconds or 0) / 60 for r in results.rounds))
-        _draw_accuracies(parts[2], results, minutes)
-        parts[2].set_xlabel("virtual minutes")
+        seconds = list(accumulate(r.virtual_seconds or 0.0 for r in results.rounds))
+        _draw_accuracies(parts[2], results, seconds)
+        parts[2].set_xlabel("virtual seconds")
     name = results.conf["name"]
     figure.suptitle(f"DC-CCL on {name}, seed {results.seed}: cloud + co on the test set")
     handles, labels = top.get_legend_handles_labels()
