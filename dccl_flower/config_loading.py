@@ -32,9 +32,11 @@ def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
     if bad := [text for text in overrides if "=" not in text or text.startswith("=")]:
         raise ConfError(f"override {bad[0]!r}: expected key=value")
     merged = _merge(f"conf {name_or_path!r}", OmegaConf.structured(Conf), lambda: source)
-    for text in overrides:
-        key = text.split("=")[0]
-        merged = _merge(key, merged, partial(OmegaConf.from_dotlist, [text]))
+    try:
+        merged = _merge("overrides", merged, partial(OmegaConf.from_dotlist, list(overrides)))
+    except ConfError:  # one by one they take longer, but tell which
+        for text in overrides:
+            merged = _merge(text.split("=")[0], merged, partial(OmegaConf.from_dotlist, [text]))
     try:
         conf = cast(Conf, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
 
 from dccl_flower.learning.evaluate import Scores
 from dccl_flower.learning.fidelity import Fidelity
-from dccl_flower.results import Results, RoundResult, append_round, final_scores, versions
+from dccl_flower.results import (
+    Results,
+    RoundResult,
+    append_round,
+    final_scores,
+    versions,
+    virtual_seconds,
+)
 
 ROUNDS = [
     RoundResult(1, 0.5, 0.625, 0.125, -0.25, 1000, 900, 1.5, [0, 3, 11]),
@@ -16,7 +24,7 @@ ROUNDS = [
 ]
 HEADER = (
     "round,accuracy,accuracy_cloud_classes,accuracy_device_classes,plug_in_gap,"
-    "bytes_down,bytes_up,seconds,devices"
+    "bytes_down,bytes_up,seconds,devices,virtual_seconds,late,gone"
 )
 
 
@@ -104,9 +112,17 @@ def test_rounds_csv_has_a_header_and_a_line_a_round(tmp_path):
         append_round(path, result)
     assert path.read_text().splitlines() == [
         HEADER,
-        "1,0.5,0.625,0.125,-0.25,1000,900,1.5,0 3 11",
-        "2,0.75,0.75,0.5,0.25,10,900,0.25,7",
+        "1,0.5,0.625,0.125,-0.25,1000,900,1.5,0 3 11,,,",
+        "2,0.75,0.75,0.5,0.25,10,900,0.25,7,,,",
     ]
+
+
+def test_a_round_by_the_virtual_clock_tells_its_seconds_and_who_did_not_answer(tmp_path):
+    timed = replace(ROUNDS[1], virtual_seconds=2.5, late=[4, 9], gone=[1])
+    append_round(tmp_path / "rounds.csv", timed)
+    assert (tmp_path / "rounds.csv").read_text().endswith(",7,2.5,4 9,1\n")
+    assert virtual_seconds([timed, timed]) == {"virtual": 5.0}
+    assert virtual_seconds(ROUNDS) == {}
 
 
 def test_a_round_is_on_disk_as_soon_as_it_is_appended(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations import search as search_module
 from dccl_flower.simulations.candidates import BASE, CENTRAL, EXEMPLARS, STRICT
 from dccl_flower.simulations.jobs import Outcome
 from dccl_flower.simulations.search import Candidate, Search, num_jobs, two_that_matter
@@ -33,6 +34,14 @@ def scores(conf):
     sides = {"accuracy_cloud_classes": accuracy, "accuracy_device_classes": accuracy}
     costs = {"swing": 0.01, "bytes_a_device": 1e6, "cloud_submodel": 0.4}
     return {"accuracy": accuracy, **sides, **costs}
+
+
+@pytest.fixture
+def few_changes(monkeypatch):
+    """A pool that is searched in seconds."""
+    names = ["start from the mimic", "start from the mimic, its statistics frozen", "group norm"]
+    names += ["prior correction", "head tuning"]
+    monkeypatch.setattr(search_module, "POOL", {name: POOL[name] for name in names})
 
 
 def searched(tmp_path, score=scores):
@@ -93,6 +102,7 @@ def test_no_combination_sets_a_key_twice(default_search):
     assert sum(map(len, runner.batches)) <= num_jobs()
 
 
+@pytest.mark.usefixtures("few_changes")
 def test_no_combination_is_another_in_more_words(tmp_path):
     def score(conf):
         best = conf.model.co_start == "mimic" and conf.normalisation == "batch_frozen"
@@ -112,6 +122,7 @@ def test_the_two_that_matter_do_not_clash():
     assert two_that_matter(ranked) == ("group norm", "scaffold")
 
 
+@pytest.mark.usefixtures("few_changes")
 def test_a_candidate_that_fails_is_reported_and_left_behind(tmp_path):
     def score(conf):
         return None if conf.normalisation == "group" else scores(conf)

@@ -117,7 +117,8 @@ def test_the_numbers_compared_come_of_shared_messages_and_of_training(tmp_path, 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_messages_for_one_device_each_come_to_the_same_bits(tmp_path, prepared, fusion):
-    options = {"fusion": fusion, "statistics": "fused", "rounds": LATE}
+    statistics = "fused" if fusion.endswith("_pooled") else "batch"
+    options = {"fusion": fusion, "statistics": statistics, "rounds": LATE}
     alone, listed = (Run(tmp_path / str(size), prepared, 7, size, **options) for size in (1, 5))
     assert listed.sizes() == alone.sizes() == [1] * 5
     assert all("devices" in m.content["config"] for m in listed.grid.sent if "arrays" in m.content)
@@ -140,7 +141,7 @@ def test_a_rule_without_a_name_cannot_be_told_to_a_worker():
     def own_rule(cloud, devices, cloud_weight):
         return average(cloud, devices, cloud_weight)
 
-    with pytest.raises(ValueError, match=r"^devices_per_node=2: needs a fusion of average, class"):
+    with pytest.raises(ValueError, match=r"^devices_per_node: needs a fusion of average, class"):
         tiny_strategy(fusion=own_rule, devices_per_node=2)
     tiny_strategy(fusion=own_rule)
 
