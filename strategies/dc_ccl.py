@@ -44,8 +44,8 @@ class DcCcl(FedAvg):
     says how many nodes to wait for (a simulation knows). ``statistics`` says what batch norms do,
     once ``rounds.freeze_statistics_after`` is over: see LocalRecipe; ``fused`` and ``mixed`` need a
     fusion with pooled statistics. ``class_counts`` has devices tell theirs, which some fusion rules
-    need. With a ``fleet`` devices are of tiers, and a virtual clock says under ``rules`` who answers
-    in time. ``exemplar_choice`` is ``random`` or ``herded``. ``codec`` is ``fp32``, ``fp16`` or
+    need. With a ``fleet`` devices are of tiers, and a virtual clock says who answers in time under
+    ``rules``. ``exemplar_choice`` is ``random`` or ``herded``. ``codec`` is ``fp32``, ``fp16`` or
     ``int8``. ``devices_per_node`` lets a message speak to several devices of a node, whose copies
     the worker merges by a ``fusion`` of FUSIONS. ``seed`` fixes the cohorts and every draw of a
     device. Raises AggregationError where less than ``rounds.min_replies`` of a cohort
