@@ -69,10 +69,11 @@ class Roster:
         cohort = self._timed.draw(server_round)
         answered, minimum = len(cohort.devices), self._rounds.min_replies
         if not answered or answered < minimum * self.per_round:
+            late, gone = len(cohort.late), len(cohort.gone)
             raise AggregationError(
                 f"round {server_round}: {answered} of {self.per_round} devices answered within "
-                f"{cohort.virtual_seconds:.3g} virtual seconds, {len(cohort.late)} were late and "
-                f"{len(cohort.gone)} gone; rounds.min_replies={minimum} asks for more"
+                f"{cohort.virtual_seconds:.3g} virtual seconds (asked {answered + late + gone}, "
+                f"late {late}, gone {gone}); rounds.min_replies={minimum} asks for more"
             )
         return cohort
 

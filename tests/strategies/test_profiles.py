@@ -55,7 +55,7 @@ def test_a_deadline_nobody_meets_ends_the_run_with_one_clear_line(tmp_path):
     with pytest.raises(AggregationError) as error:
         run_tiny(tmp_path, fleet=fleet(), rules=Rules(deadline=1e-3), rounds=ROUNDS)
     assert str(error.value) == (
-        "round 1: 0 of 5 devices answered within 0.001 virtual seconds, 5 were late and 0 gone; "
+        "round 1: 0 of 5 devices answered within 0.001 virtual seconds (asked 5, late 5, gone 0); "
         "rounds.min_replies=0.25 asks for more"
     )
 
