@@ -28,9 +28,9 @@ unit: .venv/installed  ## tests without Flower's runtime
 	$(BIN)/pytest -m "not integration and not slow"
 
 integration: .venv/installed  ## tests through the real flwr run
-	$(BIN)/pytest -m integration
+	$(BIN)/pytest -m "integration and not slow"
 
-test-slow: .venv/installed  ## the wheel in a clean environment, and long runs
+test-slow: .venv/installed  ## the wheel in a clean environment, dccl scale, and more workers
 	$(BIN)/pytest -m slow
 
 results: .venv/installed  ## the README's table: three seeds, DATA=folder with fashion_mnist/

@@ -108,7 +108,9 @@ def test_the_command_prints_progress_table_and_paths(by_dccl):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 4]
+)
 def test_devices_that_share_messages_give_the_same_numbers(by_dccl, workers, tmp_path):
     shared = [*SMALL, "runtime.nodes=2", "runtime.devices_per_node=2", "devices.profiles=even.yaml"]
     tier = {"flops": 1e9, "memory_mb": 100, "down_mbps": 10, "up_mbps": 10, "availability": 1}

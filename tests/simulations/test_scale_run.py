@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FLAGS = ["--conf", "digits", "--devices", "2", "--workers", "1", "--cohort", "2", "--rounds", "2"]
 FLAGS += ["--steps", "2", "--skip", "pfl,reference"]
