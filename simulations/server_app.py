@@ -26,7 +26,7 @@ from dccl_flower.results import Results, final_scores, versions, virtual_seconds
 from dccl_flower.strategies import DcCcl
 
 from .events import EventWriter, NoteHandler
-from .experiment import Experiment, cached_experiment, device_store
+from .experiment import Experiment, cached_experiment, check_devices, device_store
 from .plots import plot_curves
 from .prepared import prepare
 from .recorder import Recorder
@@ -70,6 +70,8 @@ def run(experiment: Experiment, grid: Grid, folder: Path, events: EventWriter) -
     (folder / CONF_FILE).write_text(dump_conf(conf))
     started = time.monotonic()
     check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
+    if conf.devices.profiles is not None:  # before what takes long
+        check_devices(experiment)
     phases = PhaseClock(events)
     cloud = experiment.cloud(phases.progress)
     prepare(experiment, cloud, lambda text: events.write("note", text=text))

@@ -82,11 +82,8 @@ class Courier:
         good: dict[int, Reply] = {}
         errors = self._take(errand, replies, good)
         forgetful = {node for node, reason in errors if LACKS in reason}
-        lost = [
-            device
-            for device in errand.readers
-            if self._directory.node_of(device) in forgetful and device not in _answered(good)
-        ]
+        silent = errand.readers.keys() - _answered(good)
+        lost = [d for d in sorted(silent) if self._directory.node_of(d) in forgetful]
         if lost:
             again = self._messages(errand, {device: list(self._blobs) for device in lost})
             late = self._grid.send_and_receive(again, timeout=self._timeout)
@@ -150,6 +147,7 @@ class Courier:
     ) -> list[tuple[int, str]]:
         """Read replies into ``good``, by first device; return failed nodes with their reasons."""
         errors: list[tuple[int, str]] = []
+        answered = _answered(good)
         for message in replies:
             if message.has_error():
                 errors.append((message.metadata.src_node_id, _last_line(message.error.reason)))
@@ -158,8 +156,9 @@ class Courier:
             self._ledger.received(
                 message.content, "co_up" if errand.is_train else "other_up", reply.merged_bytes
             )
-            if not _answered(good).isdisjoint(reply.devices):
-                raise AggregationError(f"device {reply.devices[0]} answered twice")
+            if again := answered.intersection(reply.devices):
+                raise AggregationError(f"device {min(again)} answered twice")
+            answered.update(reply.devices)
             good[reply.devices[0]] = reply
         return errors
 

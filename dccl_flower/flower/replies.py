@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,8 +53,6 @@ class Reader:
         self._base = base
         self._codec = codec
         self.sent = to_arrays(base, codec)
-        received = to_state(self.sent, base, codec)
-        self._lost = {name: base[name].double() - received[name].double() for name in base}
 
     def read(self, content: RecordDict) -> Reply:
         """Return what one message brought."""
@@ -71,6 +70,12 @@ class Reader:
         plain = RecordDict({"metrics": _averaged(dict(metrics))})
         return Reply([device], copy, float(metrics.get("peak-rss-mb", 0.0)), [plain])  # type: ignore[arg-type]
 
+    @cached_property
+    def _rounded_off(self) -> State:
+        """What encoding has taken from the base."""
+        received = to_state(self.sent, self._base, self._codec)
+        return {name: self._base[name].double() - received[name].double() for name in self._base}
+
     def _read_merged(self, content: RecordDict, metrics: dict[str, Any]) -> Reply:
         devices = [int(device) for device in metrics.pop("devices")]
         (arrays,) = content.array_records.values()
@@ -80,7 +85,7 @@ class Reader:
             raise ValueError(f"devices {devices} replied with what does not fit: {error}") from None
         check_finite(state, f"devices {devices}: one")
         if self._codec == "int8":  # which sends changes, to be added to what was not rounded
-            state = {name: tensor + self._lost[name] for name, tensor in state.items()}
+            state = {name: tensor + self._rounded_off[name] for name, tensor in state.items()}
         copy = _copy(state, metrics.pop(SAMPLES), metrics.pop("class-counts", None))
         peak = max(metrics.pop("peak-rss-mb", [0.0]))
         metrics[SAMPLES] = metrics.pop(f"{SAMPLES}-each")

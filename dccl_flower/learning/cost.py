@@ -77,7 +77,7 @@ def training_memory(co: Cost, control: Cost, batch_size: int, momentum: bool) ->
     Weights of both, gradients and momentum buffers of the co-submodel, its activations, and the
     control's largest layer: the control runs without a graph, and so holds one layer at a time.
     Left out: the framework itself, images at rest, workspaces of kernels, and gradients of
-    activations on their way. Peaks measured on a CPU lay 5 to 23 % higher.
+    activations on their way. A real peak lies higher.
     """
     weights = co.state_bytes + control.state_bytes
     buffers = FLOAT32_BYTES * co.trainable_parameters * (2 if momentum else 1)

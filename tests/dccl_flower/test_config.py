@@ -29,8 +29,8 @@ def test_every_packaged_conf_loads_under_its_own_name(name):
 def test_every_packaged_conf_opens_with_the_command_that_runs_it(name):
     text = resources.files("dccl_flower.conf").joinpath(f"{name}.yaml").read_text()
     opening = text.splitlines()[0]
-    commands = (f"# dccl run {name}", "# dccl scale" if name == "scale" else "")
-    assert opening in commands or opening.startswith(f"# dccl arms {name} ")
+    command = "# dccl scale" if name == "scale" else f"# dccl run {name}"
+    assert opening == command or opening.startswith(f"# dccl arms {name} ")
 
 
 def test_what_a_conf_leaves_out_keeps_its_default(tmp_path):
