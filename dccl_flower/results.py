@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -82,6 +83,12 @@ def virtual_seconds(rounds: Sequence[RoundResult]) -> dict[str, float]:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def machine(found: Mapping[str, str]) -> str:
+    """Return this machine's cores and, of the versions found, those of torch and Flower."""
+    named = [f"{name} {found[name]}" for name in ("torch", "flwr") if name in found]
+    return ", ".join([f"{os.cpu_count()} cores", *named])
 
 
 def append_round(path: Path, result: RoundResult) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any
+
+from dccl_flower.results import machine
 
 from .arms import ARMS, CENTRAL_M, CLOUD_SUBMODEL, HEADLINES
 
@@ -69,10 +70,11 @@ def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
 def markdown(summary: Mapping[str, Any], results: Results, title: str, command: str) -> str:
     """Return the tables: all arms, gap closed against bytes, and the mimic's fidelity."""
     seeds = sorted({seed for _, seed in results})
+    found = next(iter(results.values())).get("versions", {})
     parts = [
         f"# {title}",
         f"```bash\n{command}\n```",
-        f"Test set, {_of_seeds(seeds)}; {_machine(results)}.",
+        f"Test set, {_of_seeds(seeds)}; {machine(found)}.",
         _arms_table(summary),
     ]
     if curves := gap_curves(results):
@@ -89,12 +91,6 @@ def _of_seeds(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"seed {seeds[0]}"
     return f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
-
-
-def _machine(results: Results) -> str:
-    found = next(iter(results.values())).get("versions", {})
-    named = [f"{name} {found[name]}" for name in ("torch", "flwr") if name in found]
-    return ", ".join([f"{os.cpu_count()} cores", *named])
 
 
 def _summarise_arm(name: str, results: Results) -> dict[str, Any]:

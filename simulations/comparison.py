@@ -54,7 +54,10 @@ def run_arms(
         summary, curves = summarise_arms(results), gap_curves(results)
         conf = load_conf(conf_name, overrides)
         title = f"Arms of DC-CCL on {conf.name}"
-        text = markdown(summary, results, title, _command(conf_name, overrides, arms, seeds))
+        chosen = [] if list(arms) == list(ARMS) else ["--arms", ",".join(arms)]
+        flags = [*chosen, "--seeds", ",".join(map(str, seeds))]
+        command = command_line("arms", conf_name, overrides, flags)
+        text = markdown(summary, results, title, command)
         versions = next(iter(results.values()))["versions"]
         write_json(folder / "arms.json", {"conf": conf_name, "versions": versions, "arms": summary})
         (folder / "arms.md").write_text(text)
@@ -77,7 +80,9 @@ def run_search(
     from .search_report import markdown
 
     overrides = _with_absolute_paths(conf_name, overrides)
-    open_experiment(load_conf(conf_name, overrides)).unseen_loader()
+    conf = load_conf(conf_name, overrides)
+    open_experiment(conf).unseen_loader()
+    command = command_line("search", conf_name, overrides)
     say = _plain(console)
     progress = Progress(say, num_jobs(), side_by_side)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,21 +93,20 @@ def run_search(
             search.run()
         finally:  # half a search is worth reading too
             write_json(folder / "search.json", search.scored)
-            text = markdown(search.scored)
+            text = markdown(search.scored, conf, command)
             (folder / "search.md").write_text(text)
     console.print(text, markup=False, soft_wrap=True)
     say(f"search: {folder}")
 
 
-def _command(
-    conf_name: str, overrides: Sequence[str], arms: Sequence[str], seeds: Sequence[int]
+def command_line(
+    verb: str, conf_name: str, overrides: Sequence[str], flags: Sequence[str] = ()
 ) -> str:
     """Return the command of a comparison, without this machine's paths."""
-    hidden = {"data.path": f"data.path=PATH/TO/{conf_name}", "devices.store": ""}
+    data_set = Path(load_conf(conf_name, overrides).data.name).name
+    hidden = {"data.path": f"data.path=PATH/TO/{data_set}", "devices.store": ""}
     shown = dict.fromkeys(hidden.get(each.split("=")[0], each) for each in overrides)
-    words = ["dccl", "arms", conf_name, *(each for each in shown if each)]
-    words += [] if list(arms) == list(ARMS) else ["--arms", ",".join(arms)]
-    return shlex.join([*words, "--seeds", ",".join(map(str, seeds))])
+    return shlex.join(["dccl", verb, conf_name, *(each for each in shown if each), *flags])
 
 
 def _with_absolute_paths(conf_name: str, overrides: Sequence[str]) -> list[str]:

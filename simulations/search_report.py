@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dccl_flower.config import Conf
+from dccl_flower.results import machine, versions
+
 Row = Mapping[str, Any]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """Return a table a stage, best first; the gap is measured against the best central candidate.
+def markdown(rows: Sequence[Row], conf: Conf, command: str) -> str:
+    """Return a table a stage, best first, under the command and its setting.
 
-    Accuracies are of images that neither side holds.
+    The gap is measured against the best central candidate.
     """
     good = [row for row in rows if "error" not in row]
     best_central = max((row["accuracy"] for row in good if row["kind"] == "central"), default=None)
-    parts = []
+    steps = conf.rounds.count * conf.rounds.local_steps
+    parts = [
+        f"# Search on {conf.name}",
+        f"```bash\n{command}\n```",
+        f"Images that neither side holds, seed {conf.seed}, {steps} co steps a side or a third of "
+        f"them; {machine(versions())}.",
+    ]
     for stage in dict.fromkeys(row["stage"] for row in rows):
         parts += [
             f"## {stage}",

@@ -14,6 +14,7 @@ from dccl_flower.results import (
     RoundResult,
     append_round,
     final_scores,
+    machine,
     versions,
     virtual_seconds,
 )
@@ -135,6 +136,12 @@ def test_versions_of_python_and_of_the_packages_that_decide_the_numbers():
     assert found["python"] == platform.python_version()
     assert found["torch"] == version("torch")
     assert {"dccl-flower", "flwr", "torchvision", "timm", "torch-pruning"} <= found.keys()
+
+
+def test_a_machine_in_one_line(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert machine({"flwr": "1.2", "torch": "3", "ray": "4"}) == "8 cores, torch 3, flwr 1.2"
+    assert machine({}) == "8 cores"
 
 
 @pytest.mark.parametrize("field", ["bytes_down", "bytes_up"])

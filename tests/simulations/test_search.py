@@ -131,12 +131,14 @@ def test_a_candidate_that_fails_is_reported_and_left_behind(tmp_path):
     failed = [row for row in search.scored if "error" in row]
     assert failed
     assert all("group norm" in row["changes"] for row in failed)
-    assert "failed" in markdown(search.scored)
+    assert "failed" in markdown(search.scored, load_conf("digits"), "dccl search digits")
 
 
 def test_the_report_measures_the_gap_against_the_best_central_candidate(default_search):
     search, _ = default_search
-    text = markdown(search.scored)
+    text = markdown(search.scored, load_conf("digits"), "dccl search digits")
+    assert "```bash\ndccl search digits\n```" in text
+    assert "seed 0, 240 co steps a side" in text
     for stage in ("central", "alone", "with one", "with both", "together"):
         assert f"## {stage}\n" in text
     # the best central candidate has 0.601, the cloud submodel 0.4, the base 0.5 in a third
