@@ -128,11 +128,9 @@ def best_partners(pairs: Sequence[Candidate], both: tuple[str, str], is_strict: 
 
 
 def two_that_matter(ranked: Sequence[Candidate]) -> tuple[str, str]:
-    """Return the two best single strict changes that do not set the same key."""
-    strict = [c.changes[0] for c in ranked if c.is_strict and c.changes]
-    first = strict[0]
-    second = next(name for name in strict[1:] if not _clash([first, name]))
-    return first, second
+    """Return the two best single strict changes that go together and add to one another."""
+    first, *others = [c.changes[0] for c in ranked if c.is_strict and c.changes]
+    return first, next(name for name in others if _adds(name, (first,)))
 
 
 def _grown(stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]) -> list[Candidate]:
@@ -141,7 +139,7 @@ def _grown(stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]) -
         frozenset({*base, name}): (*base, name)
         for base in bases
         for name in names
-        if not _clash([*base, name]) and not _is_contained(name, base)
+        if _adds(name, base)
     }
     return [_candidate(stage, changes) for changes in combinations.values()]
 
@@ -166,11 +164,12 @@ def _central(name: str, overrides: tuple[str, ...]) -> Candidate:
     return Candidate("central", (name,), overrides, "central")
 
 
-def _is_contained(name: str, base: Sequence[str]) -> bool:
-    """Tell whether a change adds nothing to others, or has one of them in it."""
+def _adds(name: str, base: Sequence[str]) -> bool:
+    """Tell whether a change goes with others, adds to them, and has none of them in it."""
     own = set(POOL[name])
     others = [set(POOL[change]) for change in base]
-    return own <= set().union(*others) or any(other <= own for other in others)
+    has_more = not own <= set().union(*others)
+    return has_more and not any(each <= own for each in others) and not _clash([*base, name])
 
 
 def _clash(changes: Sequence[str]) -> bool:

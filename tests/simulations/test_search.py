@@ -122,6 +122,12 @@ def test_the_two_that_matter_do_not_clash():
     assert two_that_matter(ranked) == ("group norm", "scaffold")
 
 
+def test_the_two_that_matter_are_not_one_in_the_other():
+    whole, part = "start from the mimic, its statistics frozen", "start from the mimic"
+    ranked = [Candidate("alone", (name,), POOL[name]) for name in (whole, part, "scaffold")]
+    assert two_that_matter(ranked) == (whole, "scaffold")
+
+
 @pytest.mark.usefixtures("few_changes")
 def test_a_candidate_that_fails_is_reported_and_left_behind(tmp_path):
     def score(conf):
