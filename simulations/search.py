@@ -1,6 +1,7 @@
 """``dccl search``: which changes of the published rule close the gap, found without the test set.
 
-Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over a growing combination: every
+First the central candidates and the headline settings that the configuration already has, then
+successive halving (Jamieson and Talwalkar, arXiv 1502.07943) over a growing combination: every
 change alone, each with one of the two that matter most, the best of those with both, and the best
 of these together, with and without exemplars. In the first two stages all candidates run a third
 of the rounds, and the best fifth of them then runs all. Scores are accuracies on training images
@@ -11,13 +12,14 @@ may not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
 
+from .arms import HEADLINES
 from .candidates import BASE, CENTRAL, EXEMPLARS, POOL
 from .jobs import Job, JobRunner, describe
 from .prepared import ALL_CODE, code_digest, content_key
@@ -58,7 +60,8 @@ class Search:
 
     def run(self) -> None:
         """Go through the stages."""
-        self._score([_central(name, keys) for name, keys in CENTRAL.items()], short=False)
+        central = [_central(name, keys) for name, keys in CENTRAL.items()]
+        self._score([*central, *self._headlines()], short=False)
         singles = [Candidate("alone", (), ()), *_grown("alone", [()], POOL)]
         ranked = self._halve(singles)
         first, second = two_that_matter(ranked)
@@ -69,6 +72,11 @@ class Search:
             kept = self._score(triples, short=False)[:TOGETHER]
             if kept:
                 self._score(_unions("together", kept), short=False)
+
+    def _headlines(self) -> list[Candidate]:
+        arms = load_conf(self.conf_name, self.overrides).arms
+        settings = {name: tuple(getattr(arms, name)) for name in HEADLINES}
+        return [Candidate("headline", (name,), keys) for name, keys in settings.items() if keys]
 
     def _halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates, best first: those with all rounds before those with a third."""
@@ -109,16 +117,17 @@ class Search:
         given = load_conf(self.conf_name, self.overrides)
         rate = {"twice": 2 * given.rounds.lr, "half": given.rounds.lr / 2}
         changes = [change.format(**rate) for change in candidate.overrides]
-        rounds = max(1, given.rounds.count // SHARE) if short else given.rounds.count
-        fixed = ["runtime.reuse=true", f"rounds.count={rounds}"]
-        return load_conf(self.conf_name, [*self.overrides, *BASE, *changes, *fixed])
+        changed = [*self.overrides, *BASE, *changes, "runtime.reuse=true"]
+        conf = load_conf(self.conf_name, changed)
+        rounds = max(1, conf.rounds.count // SHARE) if short else conf.rounds.count
+        return replace(conf, rounds=replace(conf.rounds, count=rounds))
 
 
 def num_jobs() -> int:
     """Return how many jobs a search has at most."""
     singles, pairs = len(POOL) + 1, 2 * len(POOL)
     halved = sum(n + -(-n // FINALISTS) for n in (singles, pairs))
-    return len(CENTRAL) + halved + 2 * (PARTNERS + TOGETHER)
+    return len(CENTRAL) + len(HEADLINES) + halved + 2 * (PARTNERS + TOGETHER)
 
 
 def best_partners(pairs: Sequence[Candidate], both: tuple[str, str], is_strict: bool) -> list[str]:

@@ -80,6 +80,15 @@ def test_a_third_of_the_rounds_first_and_all_rounds_for_the_best_fifth(default_s
     assert worst_kept >= sorted(scores(conf)["accuracy"] for conf in short)[-len(full)]
 
 
+def test_the_settings_that_a_configuration_has_are_scored_beside_the_candidates(tmp_path):
+    search = Search("fashion_mnist", [], tmp_path, ScoredByRule(scores))
+    search.run()
+    headlines = {row["name"]: row for row in search.scored if row["stage"] == "headline"}
+    assert list(headlines) == ["published", "strict", "exemplars"]
+    assert "rounds.count=45" in headlines["strict"]["overrides"]
+    assert {conf.rounds.count for conf in search.runner.batches[0]} == {15, 45}
+
+
 def test_the_search_finds_the_sum_of_what_helps(default_search):
     search, _ = default_search
     full = [row for row in search.scored if row["all_rounds"] and row["kind"] == "federated"]
