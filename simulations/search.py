@@ -155,13 +155,15 @@ def _grown(stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]) -
 
 def _unions(stage: str, best: Sequence[Candidate]) -> list[Candidate]:
     """Return the first candidate joined with the second, the third, and both."""
-    grown: dict[frozenset[str], tuple[str, ...]] = {}
+    grown: dict[frozenset[str], Candidate] = {}
     for others in ([1], [2], [1, 2]):
         picked = [best[0], *(best[place] for place in others if place < len(best))]
         changes = tuple(dict.fromkeys(change for c in picked for change in c.changes))
-        if len(changes) > len(best[0].changes) and not _clash(changes):
-            grown[frozenset(changes)] = changes
-    return [_candidate(stage, changes) for changes in grown.values()]
+        joined = _candidate(stage, changes)
+        if not _clash(changes):
+            grown.setdefault(frozenset(joined.overrides), joined)
+    grown.pop(frozenset(best[0].overrides), None)
+    return list(grown.values())
 
 
 def _candidate(stage: str, changes: tuple[str, ...]) -> Candidate:

@@ -123,6 +123,15 @@ def test_no_combination_is_another_in_more_words(tmp_path):
     assert not any({best, part} <= set(row["changes"]) for row in search.scored)
 
 
+def test_best_candidates_are_joined_once_and_only_where_that_adds_something(default_search):
+    search, _ = default_search
+    joined = [frozenset(row["overrides"]) for row in search.scored if row["stage"] == "together"]
+    grown = [frozenset(row["overrides"]) for row in search.scored if row["stage"] == "with both"]
+    assert joined
+    assert len(set(joined)) == len(joined)
+    assert not set(joined) & set(grown)
+
+
 def test_the_two_that_matter_do_not_clash():
     def alone(name):
         return Candidate("alone", (name,), POOL[name])
