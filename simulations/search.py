@@ -60,8 +60,7 @@ class Search:
 
     def run(self) -> None:
         """Go through the stages."""
-        central = [_central(name, keys) for name, keys in CENTRAL.items()]
-        self._score([*central, *self._headlines()], short=False)
+        self._score([*self._centrals(), *self._headlines()], short=False)
         singles = [Candidate("alone", (), ()), *_grown("alone", [()], POOL)]
         ranked = self._halve(singles)
         first, second = two_that_matter(ranked)
@@ -73,10 +72,26 @@ class Search:
             if kept:
                 self._score(_unions("together", kept), short=False)
 
+    def _centrals(self) -> list[Candidate]:
+        lr = load_conf(self.conf_name, self.overrides).rounds.lr
+        return [
+            Candidate(
+                "central",
+                (name,),
+                tuple(k.format(twice=2 * lr, half=lr / 2) for k in keys),
+                "central",
+            )
+            for name, keys in CENTRAL.items()
+        ]
+
     def _headlines(self) -> list[Candidate]:
+        """Return what the configuration has; raises ConfError where a setting cannot run."""
         arms = load_conf(self.conf_name, self.overrides).arms
         settings = {name: tuple(getattr(arms, name)) for name in HEADLINES}
-        return [Candidate("headline", (name,), keys) for name, keys in settings.items() if keys]
+        found = [Candidate("headline", (name,), keys) for name, keys in settings.items() if keys]
+        for candidate in found:
+            self._conf(candidate, short=False)
+        return found
 
     def _halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates, best first: those with all rounds before those with a third."""
@@ -114,10 +129,7 @@ class Search:
         return Job(title, "search_job", folder, key)
 
     def _conf(self, candidate: Candidate, short: bool) -> Conf:
-        given = load_conf(self.conf_name, self.overrides)
-        rate = {"twice": 2 * given.rounds.lr, "half": given.rounds.lr / 2}
-        changes = [change.format(**rate) for change in candidate.overrides]
-        changed = [*self.overrides, *BASE, *changes, "runtime.reuse=true"]
+        changed = [*self.overrides, *BASE, *candidate.overrides, "runtime.reuse=true"]
         conf = load_conf(self.conf_name, changed)
         rounds = max(1, conf.rounds.count // SHARE) if short else conf.rounds.count
         return replace(conf, rounds=replace(conf.rounds, count=rounds))
@@ -169,10 +181,6 @@ def _unions(stage: str, best: Sequence[Candidate]) -> list[Candidate]:
 def _candidate(stage: str, changes: tuple[str, ...]) -> Candidate:
     overrides = tuple(override for change in changes for override in POOL[change])
     return Candidate(stage, changes, overrides)
-
-
-def _central(name: str, overrides: tuple[str, ...]) -> Candidate:
-    return Candidate("central", (name,), overrides, "central")
 
 
 def _adds(name: str, base: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations import search as search_module
 from dccl_flower.simulations.candidates import BASE, CENTRAL, EXEMPLARS, STRICT
@@ -87,6 +88,14 @@ def test_the_settings_that_a_configuration_has_are_scored_beside_the_candidates(
     assert list(headlines) == ["published", "strict", "exemplars"]
     assert "rounds.count=45" in headlines["strict"]["overrides"]
     assert {conf.rounds.count for conf in search.runner.batches[0]} == {15, 45}
+
+
+def test_a_headline_setting_that_cannot_run_is_told_before_anything_runs(tmp_path):
+    runner = ScoredByRule(scores)
+    search = Search("digits", ["arms.strict=[rounds.lr=fast]"], tmp_path, runner)
+    with pytest.raises(ConfError, match=r"rounds\.lr"):
+        search.run()
+    assert not runner.batches
 
 
 def test_the_search_finds_the_sum_of_what_helps(default_search):
