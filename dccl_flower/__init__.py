@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dccl_flower.cloud import Cloud
-    from dccl_flower.device import DcCclClient
     from dccl_flower.flower.numpy_client_app import numpy_client_app
+    from dccl_flower.strategies.dc_ccl.cloud import Cloud
+    from dccl_flower.strategies.dc_ccl.device import DcCclClient
 
 __version__ = "0.1.0"
 __all__ = ["Cloud", "DcCclClient", "__version__", "numpy_client_app"]
 
 _HOMES = {
-    "Cloud": "dccl_flower.cloud",
-    "DcCclClient": "dccl_flower.device",
+    "Cloud": "dccl_flower.strategies.dc_ccl.cloud",
+    "DcCclClient": "dccl_flower.strategies.dc_ccl.device",
     "numpy_client_app": "dccl_flower.flower.numpy_client_app",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dccl_flower.learning.codecs import encode_exact
+from dccl_flower.codecs import encode_exact
 from dccl_flower.learning.fusion import Copy, Fusion, State, merge
 
 MERGE_AFTER = 16

@@ -50,11 +50,11 @@ def run(
     given += ["runtime.gpu=true"] if gpu else []
     loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
-    from .display import Display, fidelity_line, results_table
-    from .experiment import check_devices, open_experiment
-    from .run_folder import check_folder, default_folder
-    from .runner import run_simulation
-    from .superlink import choose_port
+    from dccl_flower.simulations.app.run_folder import check_folder, default_folder
+    from dccl_flower.simulations.experiment import check_devices, open_experiment
+    from dccl_flower.simulations.run.display import Display, fidelity_line, results_table
+    from dccl_flower.simulations.run.runner import run_simulation
+    from dccl_flower.simulations.superlink import choose_port
 
     folder = (output or default_folder(loaded)).expanduser().resolve()
     check_folder(folder)
@@ -88,12 +88,12 @@ def arms(
     output: Path | None,
 ) -> None:
     """Compare every arm of the paper on CONF; what is done already is not done again."""
-    from .arms import arm_conf, parse_arms, parse_seeds
+    from dccl_flower.simulations.arms.arms import arm_conf, parse_arms, parse_seeds
 
     chosen, numbers = parse_arms(names), parse_seeds(seeds)
     for name in chosen:
         arm_conf(name, conf, overrides, numbers[0])
-    from .comparison import run_arms
+    from dccl_flower.simulations.arms.comparison import run_arms
 
     folder = _comparison_folder(output, f"arms-{Path(conf).stem}")
     run_arms(conf, overrides, chosen, numbers, folder, jobs, Console(highlight=False))
@@ -107,7 +107,7 @@ def arms(
 def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
     load_conf(conf, overrides)
-    from .comparison import run_search
+    from dccl_flower.simulations.arms.comparison import run_search
 
     folder = _comparison_folder(output, f"search-{Path(conf).stem}")
     run_search(conf, overrides, folder, jobs, Console(highlight=False))
@@ -120,7 +120,7 @@ def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None
 def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Count what the models of CONF cost to hold, train and send; nothing is trained."""
     loaded = load_conf(conf, overrides)
-    from .cost_report import cost_report, cost_table
+    from dccl_flower.simulations.cost_report import cost_report, cost_table
 
     report = cost_report(loaded)
     if as_json:
@@ -159,7 +159,13 @@ def scale(
     port: int | None,
 ) -> None:
     """Measure a device's turn over populations, against a bare loop, stock Flower and pfl."""
-    from .scale_cases import Settings, case_conf, cases, parse_counts, parse_skip
+    from dccl_flower.simulations.scale.cases import (
+        Settings,
+        case_conf,
+        cases,
+        parse_counts,
+        parse_skip,
+    )
 
     settings = Settings(
         parse_counts("--devices", devices),
@@ -171,7 +177,7 @@ def scale(
     )
     for case in cases(settings):
         case_conf(case, conf, overrides, settings)
-    from .scale import run_scale
+    from dccl_flower.simulations.scale.benchmark.benchmark import run_scale
 
     folder = _comparison_folder(output, "scale")
     report = run_scale(conf, overrides, settings, folder, port)
@@ -183,7 +189,7 @@ def scale(
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 def summary(folders: tuple[Path, ...]) -> None:
     """Print a Markdown table over run directories; those that differ by seed share a row."""
-    from .summary import summarise
+    from dccl_flower.simulations.summary import summarise
 
     click.echo(summarise(folders))
 
@@ -203,7 +209,7 @@ def main() -> None:
     except OSError as error:
         sys.exit(_fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILED))
     except RuntimeError as error:
-        from .superlink import RunError
+        from dccl_flower.simulations.superlink import RunError
 
         if not isinstance(error, RunError):
             raise

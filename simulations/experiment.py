@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from dccl_flower.cloud import Cloud, OnProgress
-from dccl_flower.cohorts import fitting_tiers
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import Images, open_images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
+from dccl_flower.fleet.cohorts import fitting_tiers
+from dccl_flower.fleet.profiles import load_fleet
+from dccl_flower.fleet.tiers import Tiers
 from dccl_flower.learning.compute import Compute
 from dccl_flower.models.build import build_device_modules, build_submodels, check_models
-from dccl_flower.profiles import load_fleet
 from dccl_flower.seeds import numpy_generator
-from dccl_flower.tiers import Tiers
+from dccl_flower.strategies.dc_ccl.cloud import Cloud, OnProgress
 
 EVALUATION_BATCH = 200
 MIN_UNSEEN, MAX_UNSEEN = 100, 5000

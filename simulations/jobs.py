@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .run_folder import CONF_FILE
+from dccl_flower.simulations.app.run_folder import CONF_FILE
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
 NOTE = "note: "  # begins a line of a job's output that its user should see

@@ -16,15 +16,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from dccl_flower.checkpoint import load_models, save_models
-from dccl_flower.cloud import Cloud
 from dccl_flower.data.images import cache_root, write_folder
-
-from .experiment import Experiment
+from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 MODELS = ("cloud_submodel", "mimic")
 DIGEST_FILE = "SHA256"
 KERNELS = ("dccl_flower", "dccl_flower.data", "dccl_flower.models", "dccl_flower.learning")
-ALL_CODE = (*KERNELS, "dccl_flower.flower", "dccl_flower.strategies")
+ALL_CODE = (*KERNELS, "dccl_flower.fleet", "dccl_flower.flower", "dccl_flower.strategies.dc_ccl")
 
 
 def prepare(

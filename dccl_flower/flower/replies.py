@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from flwr.app import MetricRecord, RecordDict
 
+from dccl_flower.codecs import apply_update, decode_exact
 from dccl_flower.flower.wire import check_finite, ndarrays, to_arrays, to_state
-from dccl_flower.learning.codecs import apply_update, decode_exact
 from dccl_flower.learning.fusion import Copy, State
 
 SAMPLES = "num-examples"

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from flwr.serverapp.exception import AggregationError
 
-from dccl_flower.cloud import Cloud
-from dccl_flower.cohorts import Cohort, Cohorts, Rules, TimedCohorts
 from dccl_flower.config import RoundsConf
+from dccl_flower.fleet.cohorts import Cohort, Cohorts, Rules, TimedCohorts
+from dccl_flower.fleet.profiles import Fleet
+from dccl_flower.fleet.tiers import Tiers
 from dccl_flower.flower.replies import Reader
 from dccl_flower.learning.fusion import State
-from dccl_flower.profiles import Fleet
-from dccl_flower.tiers import Tiers
+from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 
 class Roster:

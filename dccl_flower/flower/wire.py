@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
-from dccl_flower.learning.codecs import decode, encode
+from dccl_flower.codecs import decode, encode
 from dccl_flower.learning.fusion import State
 
 

@@ -67,8 +67,8 @@ def test_the_package_alone_loads_without_flower_and_the_probe_would_see_it(tmp_p
 @pytest.mark.parametrize(
     ("name", "home"),
     [
-        ("Cloud", "dccl_flower.cloud"),
-        ("DcCclClient", "dccl_flower.device"),
+        ("Cloud", "dccl_flower.strategies.dc_ccl.cloud"),
+        ("DcCclClient", "dccl_flower.strategies.dc_ccl.device"),
         ("numpy_client_app", "dccl_flower.flower.numpy_client_app"),
     ],
 )

@@ -7,13 +7,13 @@ from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
 from tiny import tiny_app, tiny_cloud
 
+from dccl_flower.codecs import encode_exact
 from dccl_flower.device_store import LACKS
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory
 from dccl_flower.flower.replies import Reader
 from dccl_flower.flower.wire import record, to_arrays
-from dccl_flower.learning.codecs import encode_exact
 
 STATE = {"w": torch.zeros(2)}
 

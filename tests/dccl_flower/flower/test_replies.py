@@ -4,9 +4,9 @@ import pytest
 import torch
 from flwr.app import MetricRecord, RecordDict
 
+from dccl_flower.codecs import CODECS, encode_exact, encode_update
 from dccl_flower.flower.replies import Reader, speakers
 from dccl_flower.flower.wire import ndarrays, record, to_arrays, to_state
-from dccl_flower.learning.codecs import CODECS, encode_exact, encode_update
 
 # In steps of 1/127 a half is 63.5, which rounds to 64: int8 sends more than a half.
 STATE = {"w": torch.tensor([[1.0, 0.5], [-0.25, 0.0]]), "b": torch.tensor([0.1, -0.2])}

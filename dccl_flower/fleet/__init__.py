@@ -1,0 +1,1 @@
+"""Devices as a fleet: tiers, the virtual clock, cohorts, and who counts."""

@@ -1,0 +1,115 @@
+"""What every method is made of: a round is a generator that yields what devices are asked.
+
+The server's half is a :class:`Method`, a device's half a :class:`DeviceHalf`. Between them lies an
+engine that knows neither: Flower's (``dccl_flower.flower.rounds``), or a plain loop in this process
+(``dccl_flower.in_process``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from dccl_flower.config import Conf, ConfError
+
+if TYPE_CHECKING:
+    from dccl_flower.device import Device
+    from dccl_flower.experiment import Experiment
+
+State = dict[str, Tensor]
+OnProgress = Callable[[str, int, int], None]
+GROUP = "dccl_flower.methods"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one device is asked in one exchange.
+
+    ``turn`` is the method's own frozen dataclass of plain values. ``beside`` are tensors that go
+    down with it each time, ``keep`` bytes that a device is sent once and found again by their hash.
+    ``answer`` says what comes back where it is not a trained copy of ``state``; ``wants`` names the
+    tensors that come back beside it.
+    """
+
+    state: State
+    turn: Any
+    beside: Mapping[str, State] = field(default_factory=dict)
+    keep: Mapping[str, bytes] = field(default_factory=dict)
+    answer: State | None = None
+    wants: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a device gives back: a state, the samples behind it, numbers, tensors beside it."""
+
+    device: int
+    state: State
+    count: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Round = Generator[Mapping[int, Ask], Mapping[int, Answer], State]
+
+
+class Method(Protocol):
+    """The server's half of a method."""
+
+    def prepare(self) -> None:
+        """Do once what takes long, before the first round."""
+
+    def initial_state(self) -> State:
+        """Return the state of record before the first round."""
+
+    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
+        """Ask devices as often as the method needs, and return the next state of record."""
+
+    def scores(self, state: State) -> Iterator[tuple[str, float]]:
+        """Yield what a state is worth, by name; the first score is the one that counts."""
+
+    def references(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the scores are held against, by model and name; it does not change."""
+
+    def state_dict(self) -> dict[str, State]:
+        """Return the models by role."""
+
+    def load_state_dict(self, states: Mapping[str, State]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+
+
+class DeviceHalf(Protocol):
+    """A device's half of a method."""
+
+    def turn(self, ask: Ask, device: Device) -> Answer:
+        """Do what is asked, on the device's own samples."""
+
+
+@dataclass(frozen=True)
+class MethodKind:
+    """One row of the methods: its configuration, and how its two halves are made from one."""
+
+    conf: type[Conf]
+    server: Callable[[Experiment, OnProgress], Method]
+    device: Callable[[Experiment], DeviceHalf]
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods that are installed, of other distributions too."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+@cache
+def find_method(name: str) -> MethodKind:
+    """Return a method by its name. Raises ConfError for an unknown one."""
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        known = ", ".join(method_names())
+        raise ConfError(f"method.name={name}: unknown method; known are {known}")
+    kind: MethodKind = next(iter(found)).load()
+    return kind

@@ -1,0 +1,171 @@
+"""The comparison of the arms: means and deviations over seeds, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import mean, stdev
+from typing import Any
+
+from dccl_flower.simulations.app.results import machine
+from dccl_flower.simulations.arms.arms import ARMS, CENTRAL_M, CLOUD_SUBMODEL, HEADLINES
+
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+MILESTONES = (0.5, 0.8, 0.9)
+SWING_ROUNDS = 10
+
+# Heading, key of a row, factor, format.
+COLUMNS = (
+    ("accuracy, %", "accuracy", 100, ".1f"),
+    ("cloud classes, %", "accuracy_cloud_classes", 100, ".1f"),
+    ("device classes, %", "accuracy_device_classes", 100, ".1f"),
+    ("gap closed", "gap_closed", 1, ".2f"),
+    ("plug-in gap, points", "plug_in_gap", 100, "+.1f"),
+    ("swing, points", "swing", 100, ".1f"),
+    ("MB a device", "bytes_a_device", 1e-6, ".2f"),
+    ("seconds", "seconds", 1, ".0f"),
+)
+
+
+def summarise_arms(results: Results) -> dict[str, Any]:
+    """Return for every arm each value by seed, its mean, and its sample standard deviation.
+
+    ``gap_closed`` is (arm - cloud submodel) / (Central-M - cloud submodel) of the same seed, null
+    where one of them is missing. ``swing`` is the largest change of accuracy from one round to the
+    next among the last ten.
+    """
+    names = [name for name in ARMS if any(arm == name for arm, _ in results)]
+    return {name: _summarise_arm(name, results) for name in names}
+
+
+def gap_closed(accuracy: float, seed: int, results: Results) -> float | None:
+    """Return which share of the way from the cloud submodel to Central-M an accuracy lies at."""
+    low, high = (results.get((name, seed)) for name in (CLOUD_SUBMODEL, CENTRAL_M))
+    if low is None or high is None or high["accuracy"] == low["accuracy"]:
+        return None
+    return float((accuracy - low["accuracy"]) / (high["accuracy"] - low["accuracy"]))
+
+
+def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
+    """Return (bytes a device, mean gap closed, deviation) by round for the headline arms."""
+    curves = {}
+    for name in HEADLINES:
+        by_seed = []
+        for (arm, seed), result in results.items():
+            gaps = [gap_closed(r["accuracy"], seed, results) for r in result.get("rounds", [])]
+            if arm == name and gaps and None not in gaps:
+                sent = [each["bytes_a_device"] for each in result["rounds"]]
+                by_seed.append(list(zip(sent, gaps, strict=True)))
+        points = []
+        for each in zip(*by_seed, strict=False):
+            values = [gap for _, gap in each]
+            points.append((mean(sent for sent, _ in each), mean(values), _deviation(values)))
+        if points:
+            curves[name] = points
+    return curves
+
+
+def markdown(summary: Mapping[str, Any], results: Results, title: str, command: str) -> str:
+    """Return the tables: all arms, gap closed against bytes, and the mimic's fidelity."""
+    seeds = sorted({seed for _, seed in results})
+    found = next(iter(results.values())).get("versions", {})
+    parts = [
+        f"# {title}",
+        f"```bash\n{command}\n```",
+        f"Test set, {_of_seeds(seeds)}; {machine(found)}.",
+        _arms_table(summary),
+    ]
+    if curves := gap_curves(results):
+        parts += ["MB a device until the mean gap closed reaches", _bytes_table(curves)]
+    if fidelity := _fidelity_table(results):
+        parts += [
+            "Mimic against cloud submodel on the test images of each side's classes",
+            fidelity,
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+
+
+def _summarise_arm(name: str, results: Results) -> dict[str, Any]:
+    rows = {}
+    for (arm, seed), result in results.items():
+        if arm == name:
+            swing = _swing([r["accuracy"] for r in result.get("rounds", [])])
+            gap = gap_closed(result["accuracy"], seed, results)
+            rows[seed] = {**result, "gap_closed": gap, "swing": swing}
+    summary: dict[str, Any] = {"title": ARMS[name].title}
+    for _, key, _, _ in COLUMNS:
+        values = {seed: row.get(key) for seed, row in sorted(rows.items())}
+        known = [value for value in values.values() if value is not None]
+        summary[key] = {
+            "seeds": values,
+            "mean": mean(known) if known else None,
+            "std": _deviation(known) if len(known) > 1 else None,
+        }
+    return summary
+
+
+def _swing(accuracies: Sequence[float]) -> float | None:
+    late = accuracies[-SWING_ROUNDS:]
+    return max((abs(b - a) for a, b in pairwise(late)), default=None)
+
+
+def _arms_table(summary: Mapping[str, Any]) -> str:
+    lines = [
+        f"| arm | {' | '.join(heading for heading, *_ in COLUMNS)} |",
+        f"|---|{'---:|' * len(COLUMNS)}",
+    ]
+    for row in summary.values():
+        cells = [_cell(row[key], factor, style) for _, key, factor, style in COLUMNS]
+        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _bytes_table(curves: Mapping[str, list[tuple[float, float, float]]]) -> str:
+    headings = " | ".join(f"{milestone:.1f}" for milestone in MILESTONES)
+    lines = [f"| arm | {headings} | in all | gap closed |", "|---|---:|---:|---:|---:|---:|"]
+    for name, points in curves.items():
+        cells = []
+        for milestone in MILESTONES:
+            reached = [sent for sent, gap, _ in points if gap >= milestone]
+            cells.append(f"{reached[0] / 1e6:.2f}" if reached else "-")
+        sent, gap, _ = points[-1]
+        row = [*cells, f"{sent / 1e6:.2f}", f"{gap:.2f}"]
+        lines.append(f"| {ARMS[name].title} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _fidelity_table(results: Results) -> str:
+    found = [r["mimic_fidelity"] for (arm, _), r in results.items() if arm == "mimic"]
+    if not found:
+        return ""
+    lines = ["| classes | logit MSE | top-1 agreement, % | KL, nats |", "|---|---:|---:|---:|"]
+    for side, words in (("cloud_classes", "cloud"), ("device_classes", "device")):
+        cells = []
+        for key, factor, style in (
+            ("logit_mse", 1, ".2f"),
+            ("agreement", 100, ".1f"),
+            ("kl", 1, ".2f"),
+        ):
+            values = [each[side][key] for each in found]
+            value = {"mean": mean(values), "std": _deviation(values) if len(values) > 1 else None}
+            cells.append(_cell(value, factor, style))
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _cell(value: Mapping[str, Any], factor: float, style: str) -> str:
+    if value["mean"] is None or math.isnan(value["mean"]):
+        return "-"
+    spread = f" ± {factor * value['std']:{style.lstrip('+')}}" if value["std"] is not None else ""
+    return f"{factor * value['mean']:{style}}{spread}"

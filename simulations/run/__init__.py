@@ -1,0 +1,1 @@
+"""`dccl run`: one run of the app, followed from outside."""

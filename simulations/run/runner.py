@@ -1,0 +1,197 @@
+"""``dccl run``: drive the real ``flwr run`` with a SuperLink of its own, and tell how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dccl_flower.config import Conf
+from dccl_flower.config_loading import dump_conf
+from dccl_flower.simulations.app.events import EventReader
+from dccl_flower.simulations.app.run_folder import CONF_FILE, LOG_FILE, make_folder
+from dccl_flower.simulations.run.display import Display
+from dccl_flower.simulations.superlink import RunError, SuperLink
+
+MAX_DEFAULT_NODES = 100
+POLL_SECONDS = 0.3
+SOON_SECONDS = 5.0
+STATUS_SECONDS = 60.0
+START_SECONDS = 300.0
+
+APP_TEMPLATE = """\
+[project]
+name = "dccl-run"
+version = "{version}"
+
+[tool.flwr.app]
+publisher = "dccl-flower"
+
+[tool.flwr.app.components]
+serverapp = "{server}"
+clientapp = "{client}"
+
+[tool.flwr.app.config]
+conf = {conf}
+overrides = ""
+output = {output}
+"""
+
+
+Tell = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[dict[str, Any], int], None]
+
+
+@dataclass(frozen=True)
+class App:
+    """Where Flower finds the two sides of a run, as ``module:object``.
+
+    Unless ``tuned``, Flower runs without the environment variables that make it faster.
+    """
+
+    server: str = "dccl_flower.simulations.app.server_app:app"
+    client: str = "dccl_flower.simulations.app.client_app:app"
+    tuned: bool = True
+
+
+OURS = App()
+
+
+def run_simulation(
+    conf: Conf,
+    folder: Path,
+    port: int,
+    display: Display,
+    app: App = OURS,
+    on_event: OnEvent | None = None,
+) -> None:
+    """Run one experiment and leave its results in ``folder``.
+
+    ``on_event`` is told of every event and of the process below which all of Flower runs.
+    Raises ConfError before anything is started, RunError with the log's path where the run fails.
+    Whatever happens, the SuperLink and its workers are gone afterwards.
+    """
+    make_folder(folder)
+    (folder / CONF_FILE).write_text(dump_conf(conf))
+    log_path = folder / LOG_FILE
+    display.note("starting Flower")
+    home_folder = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
+    with signals_as_interrupts(), home_folder as home:
+        app_folder = Path(home) / "app"
+        app_folder.mkdir()
+        (app_folder / "pyproject.toml").write_text(_app_toml(folder, app))
+        try:
+            with SuperLink(Path(home), log_path, port, app.tuned) as superlink:
+
+                def tell(event: dict[str, Any]) -> None:
+                    display.show(event)
+                    if on_event is not None:
+                        on_event(event, superlink.pid)
+
+                _submit_and_follow(superlink, app_folder, conf, EventReader(folder), tell)
+        except RunError as error:
+            raise RunError(f"{error} (log: {log_path})") from error
+
+
+def federation(conf: Conf) -> dict[str, int | float | bool]:
+    """Return the federation that Flower simulates: nodes, workers and their resources."""
+    runtime = conf.runtime
+    settings: dict[str, int | float | bool] = {
+        "num-supernodes": runtime.nodes or min(conf.devices.count, MAX_DEFAULT_NODES),
+        "client-resources-num-cpus": runtime.threads,
+        "init-args-num-cpus": runtime.workers * runtime.threads,
+        "init-args-log-to-driver": False,
+    }
+    if runtime.gpu:
+        settings["client-resources-num-gpus"] = 1 / runtime.workers
+        settings["init-args-num-gpus"] = 1
+    return settings
+
+
+def _submit_and_follow(
+    superlink: SuperLink, app: Path, conf: Conf, reader: EventReader, tell: Tell
+) -> None:
+    run_id = superlink.submit(app, federation(conf))
+    try:
+        _follow(superlink, run_id, reader, tell)
+    except RunError:
+        superlink.append_app_log(run_id)
+        raise
+
+
+def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) -> None:
+    """Tell of events until the run ends. Raises RunError with the cause where it failed."""
+    started = asked = time.monotonic()
+    heard, lost_one, processes, ended = False, False, 0, ""
+    while True:
+        for event in reader.new_events():
+            heard = True
+            if event["event"] == "failed":
+                raise RunError(event["cause"])
+            tell(event)
+            if event["event"] == "finished":
+                return
+        if ended:  # and it has not said how itself
+            raise RunError(ended)
+        now, alive = time.monotonic(), superlink.num_processes()
+        lost_one = lost_one or alive < processes
+        # Asking costs a second of CPU: ask soon after a process has gone, and else now and then.
+        if now - asked > (SOON_SECONDS if lost_one else STATUS_SECONDS):
+            asked, lost_one = now, False
+            ended = _how_it_ended(superlink, run_id)
+        if not heard and now - started > START_SECONDS:
+            raise RunError(f"the run did not start within {START_SECONDS:.0f} s")
+        processes = alive
+        time.sleep(POLL_SECONDS)
+
+
+def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
+    """Return what Flower says of a run that has ended; nothing while it goes on or is silent."""
+    if not superlink.is_alive():
+        return "the SuperLink has died"
+    try:
+        status, details = superlink.status(run_id)
+    except RunError:
+        return ""  # a busy machine answers late; the next question may fare better
+    if not status.startswith("finished"):
+        return ""
+    return f"Flower reports {status}: {' '.join(details.split()) or 'no details'}"
+
+
+def _app_toml(folder: Path, app: App) -> str:
+    """Return the pyproject of an app without code: every process imports this package."""
+    return APP_TEMPLATE.format(
+        version=version("dccl-flower"),
+        server=app.server,
+        client=app.client,
+        conf=json.dumps(str(folder / CONF_FILE)),
+        output=json.dumps(str(folder)),
+    )
+
+
+@contextlib.contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: object) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not cut the clean-up short
+        raise KeyboardInterrupt
+
+    # What is ignored stays so: nohup and background jobs count on it.
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, interrupt) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

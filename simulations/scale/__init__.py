@@ -1,0 +1,1 @@
+"""`dccl scale`: what a device's turn costs over populations."""

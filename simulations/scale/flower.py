@@ -1,0 +1,161 @@
+"""Stock Flower for ``dccl scale``: what a Flower user writes, with nothing of ours on its way.
+
+The co-submodel alone, one device a node, a plain NumPyClient under Flower's own FedAvg.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.client import Client, NumPyClient
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from dccl_flower.config import Conf, RoundsConf
+from dccl_flower.simulations.app.events import EventWriter
+from dccl_flower.simulations.app.run_folder import claim_folder
+from dccl_flower.simulations.experiment import cached_experiment
+from dccl_flower.simulations.scale.workload import co_submodel, device_samples, sgd
+from dccl_flower.strategies.dc_ccl.device import Arrays
+
+FIRST_TURN = "first_turn"
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds and tell of each in the events file."""
+    folder = Path(str(context.run_config["output"]))
+    claim_folder(folder)
+    events = EventWriter(folder)
+    events.write("started")
+    try:
+        run(grid, str(context.run_config["conf"]), events)
+    except BaseException as error:
+        events.write("failed", cause=" ".join(f"{type(error).__name__}: {error}".split()))
+        raise
+    events.write("finished")
+
+
+def run(grid: Grid, conf_path: str, events: EventWriter) -> None:
+    """Train the co-submodel by federated averaging, a node a device."""
+    experiment = cached_experiment(conf_path, "")
+    conf = experiment.conf
+    torch.set_num_threads(conf.runtime.server_threads)
+    strategy(conf).start(
+        grid,
+        ArrayRecord(get_weights(co_submodel(experiment))),
+        num_rounds=conf.rounds.count,
+        timeout=conf.rounds.timeout,
+        evaluate_fn=RoundEvents(events, conf),
+    )
+
+
+def strategy(conf: Conf) -> FedAvg:
+    """Return Flower's own strategy, told how records of a NumPyClient are called."""
+    count = conf.devices.count
+    cohort = conf.devices.per_round or count
+    return FedAvg(
+        fraction_train=cohort / count,
+        fraction_evaluate=0.0,
+        min_train_nodes=cohort,
+        min_available_nodes=count,
+        weighted_by_key="num_examples",
+        arrayrecord_key="fitins.parameters",
+        configrecord_key="fitins.config",
+    )
+
+
+class RoundEvents:
+    """Flower's ``evaluate_fn``: says that a round is over, and scores nothing."""
+
+    def __init__(self, events: EventWriter, conf: Conf) -> None:
+        self._events = events
+        self._total = conf.rounds.count
+        self._cohort = conf.devices.per_round or conf.devices.count
+        self._began = time.monotonic()
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Write the event of a round; round 0 only starts the clock."""
+        if server_round > 0:
+            sent = self._cohort * arrays.count_bytes()
+            self._events.write(
+                "round",
+                round=server_round,
+                total=self._total,
+                seconds=time.monotonic() - self._began,
+                turns=self._cohort,
+                bytes_down=sent,
+                bytes_up=sent,
+            )
+        self._began = time.monotonic()
+        return None
+
+
+class PlainClient(NumPyClient):
+    """A device that trains what it is sent on its own samples."""
+
+    def __init__(self, net: nn.Module, loader: DataLoader[Any], rounds: RoundsConf) -> None:
+        self._net = net
+        self._loader = loader
+        self._rounds = rounds
+
+    def fit(self, parameters: Arrays, config: dict[str, Any]) -> tuple[Arrays, int, dict[str, Any]]:
+        """Take a round's steps and return the weights and the sample count."""
+        set_weights(self._net, parameters)
+        self._net.train()
+        optimizer = sgd(self._net, self._rounds)
+        steps = 0
+        while steps < self._rounds.local_steps:
+            for images, labels in self._loader:
+                if steps == self._rounds.local_steps:
+                    break
+                optimizer.zero_grad()
+                functional.cross_entropy(self._net(images), labels).backward()
+                optimizer.step()
+                steps += 1
+        return get_weights(self._net), len(self._loader.dataset), {}  # type: ignore[arg-type]
+
+
+def get_weights(net: nn.Module) -> Arrays:
+    """Return all of a model's arrays in the order of its state."""
+    return [tensor.cpu().numpy() for tensor in net.state_dict().values()]
+
+
+def set_weights(net: nn.Module, parameters: Arrays) -> None:
+    """Load what :func:`get_weights` returned."""
+    tensors = (torch.tensor(array) for array in parameters)
+    net.load_state_dict(dict(zip(net.state_dict(), tensors, strict=True)))
+
+
+def client_fn(context: Context) -> Client:
+    """Return the client of a node, which is the device of the same number."""
+    conf_path = str(context.run_config["conf"])
+    experiment = cached_experiment(conf_path, "")
+    torch.set_num_threads(experiment.conf.runtime.threads)
+    first_turn = Path(str(context.run_config["output"])) / FIRST_TURN
+    if not first_turn.exists():
+        first_turn.touch()
+    rounds = experiment.conf.rounds
+    samples = TensorDataset(*device_samples(experiment, int(context.node_config["partition-id"])))
+    size = rounds.device_batch_size
+    loader = DataLoader(samples, size, shuffle=True, drop_last=len(samples) > size)
+    return PlainClient(_net(conf_path), loader, rounds).to_client()
+
+
+@cache
+def _net(conf_path: str) -> nn.Module:
+    """Build the co-submodel once a process."""
+    return co_submodel(cached_experiment(conf_path, ""))
+
+
+client_app = ClientApp(client_fn=client_fn)

@@ -1,0 +1,104 @@
+"""The bare torch loop of ``dccl scale``: ``python -m dccl_flower.simulations.scale.loops FOLDER``.
+
+One process, one thread, everything in memory: the least that the same steps can cost.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dccl_flower.config import RoundsConf
+from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.app.run_folder import CONF_FILE
+from dccl_flower.simulations.experiment import Experiment, open_experiment
+from dccl_flower.simulations.jobs import Job, read_description
+from dccl_flower.simulations.prepared import prepare
+from dccl_flower.simulations.scale.workload import (
+    RoundCost,
+    co_submodel,
+    device_samples,
+    draw_cohort,
+    sgd,
+)
+
+Samples = tuple[Tensor, Tensor]
+
+
+def main(folder: Path) -> None:
+    """Take the turns and write ``result.json``; the mimic is taken from the cache."""
+    torch.set_num_threads(1)
+    experiment = open_experiment(load_conf(str(folder / CONF_FILE)))
+    cloud = experiment.cloud(lambda *_: None)
+    prepare(experiment, cloud)
+    mimic = cloud.mimic.eval().requires_grad_(False)
+    result = loop(experiment, mimic)
+    Job("", "scale.loops", folder, read_description(folder)["key"]).finish(result)
+
+
+def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:
+    """Return the costs of rounds without and, alternating with them, under the mimic's logits."""
+    co = co_submodel(experiment)
+    state = {name: tensor.clone() for name, tensor in co.state_dict().items()}
+    rounds = experiment.conf.rounds
+    costs: dict[str, list[dict[str, Any]]] = {"none": [], "mimic": []}
+    first_turn_at = time.time()
+    for server_round in range(1, rounds.count + 1):
+        cohort = [device_samples(experiment, d) for d in draw_cohort(experiment, server_round)]
+        for control, module in (("none", None), ("mimic", mimic)):
+            cpu, wall = time.process_time(), time.perf_counter()
+            for samples in cohort:
+                take_turn(co, state, samples, rounds, module)
+            cost = RoundCost(
+                time.process_time() - cpu, time.perf_counter() - wall, len(cohort), len(cohort)
+            )
+            costs[control].append(asdict(cost))
+    rss = psutil.Process().memory_info().rss / 1e6
+    return {"rounds": costs, "first_turn_at": first_turn_at, "rss_mb": rss}
+
+
+def take_turn(
+    co: nn.Module,
+    state: dict[str, Tensor],
+    samples: Samples,
+    rounds: RoundsConf,
+    control: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Load the weights, take a round's steps on shuffled samples, and return the new weights.
+
+    ``control`` is a frozen module whose logits are added, as in DC-CCL.
+    """
+    co.load_state_dict(state)
+    co.train()
+    optimizer = sgd(co, rounds)
+    images, labels = samples
+    for chosen in _batches(len(labels), rounds):
+        batch = images[chosen]
+        logits = co(batch)
+        if control is not None:  # which is frozen, so that no gradient is kept of it
+            logits = logits + control(batch)
+        optimizer.zero_grad()
+        functional.cross_entropy(logits, labels[chosen]).backward()
+        optimizer.step()
+    return {name: tensor.clone() for name, tensor in co.state_dict().items()}
+
+
+def _batches(num_samples: int, rounds: RoundsConf) -> list[Tensor]:
+    """Return positions for each step, epoch after epoch, each in another order."""
+    batches: list[Tensor] = []
+    while len(batches) < rounds.local_steps:
+        order = torch.randperm(num_samples)
+        batches += [part for part in order.split(rounds.device_batch_size) if len(part) > 1]
+    return batches[: rounds.local_steps]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,188 @@
+"""The same turns in pfl-research: ``python -m dccl_flower.simulations.scale.pfl FOLDER``.
+
+https://github.com/apple/pfl-research, which ``requirements-bench.txt`` installs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.app.run_folder import CONF_FILE
+from dccl_flower.simulations.experiment import Experiment, open_experiment
+from dccl_flower.simulations.jobs import Job, read_description
+from dccl_flower.simulations.scale.workload import (
+    RoundCost,
+    co_submodel,
+    device_samples,
+    draw_cohort,
+)
+
+NEVER = 10**9
+
+
+def is_installed() -> bool:
+    """Tell whether pfl-research can be imported here."""
+    return find_spec("pfl") is not None
+
+
+def main(folder: Path) -> None:
+    """Take the turns and write ``result.json``."""
+    os.environ["PFL_PYTORCH_DEVICE"] = "cpu"
+    torch.set_num_threads(1)
+    experiment = open_experiment(load_conf(str(folder / CONF_FILE)))
+    result = simulate(experiment)
+    Job("", "scale.pfl", folder, read_description(folder)["key"]).finish(result)
+
+
+def simulate(experiment: Experiment) -> dict[str, Any]:
+    """Return the costs of rounds of federated averaging.
+
+    pfl scores every device before and after the turn in the first of its iterations, which is
+    therefore taken beforehand and not counted.
+    """
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+    from pfl.metrics import Metrics
+    from pfl.model.pytorch import PyTorchModel
+
+    conf, rounds = experiment.conf, experiment.conf.rounds
+    cohort = conf.devices.per_round or conf.devices.count
+    meter = RoundMeter(cohort)
+
+    class EndOfRound(TrainingProcessCallback):  # type: ignore[misc, type-arg, unused-ignore]
+        def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, Metrics]:
+            meter.end_round()
+            return False, Metrics()
+
+    module = PflModule(co_submodel(experiment))
+    model = PyTorchModel(
+        module,
+        partial(torch.optim.SGD, momentum=rounds.momentum, weight_decay=rounds.weight_decay),
+        torch.optim.SGD(module.parameters(), lr=1.0),
+    )
+    devices = FederatedDataset(dataset_maker(experiment), cohort_sampler(experiment))
+    meter.begin()
+    FederatedAveraging().run(
+        algorithm_params=NNAlgorithmParams(
+            central_num_iterations=rounds.count + 1,
+            evaluation_frequency=NEVER,
+            train_cohort_size=cohort,
+            val_cohort_size=None,
+        ),
+        backend=SimulatedBackend(training_data=devices, val_data=devices),
+        model=model,
+        model_train_params=NNTrainHyperParams(
+            local_num_epochs=1,
+            local_learning_rate=rounds.lr,
+            local_batch_size=rounds.device_batch_size,
+        ),
+        model_eval_params=NNEvalHyperParams(local_batch_size=None),
+        callbacks=[EndOfRound()],
+    )
+    return {
+        "rounds": {"none": [asdict(cost) for cost in meter.costs[1:]]},
+        "first_turn_at": meter.began_at,
+        "rss_mb": psutil.Process().memory_info().rss / 1e6,
+    }
+
+
+class PflModule(nn.Module):
+    """A classifier with the two methods that pfl asks of a module."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        logits: Tensor = self.classifier(images)
+        return logits
+
+    def loss(self, images: Tensor, labels: Tensor, eval: bool = False) -> Tensor:
+        """Return the mean cross-entropy that a step minimises."""
+        self.train(not eval)
+        return functional.cross_entropy(self(images), labels)
+
+    @torch.no_grad()
+    def metrics(self, images: Tensor, labels: Tensor, eval: bool = True) -> dict[str, Any]:
+        """Return pfl's metric of a batch: the summed loss and the number of samples."""
+        from pfl.metrics import Weighted
+
+        total = self.loss(images, labels, eval).item() * len(labels)
+        return {"loss": Weighted(total, len(labels))}
+
+
+class RoundMeter:
+    """Cut this process's time into rounds of ``turns`` turns."""
+
+    def __init__(self, turns: int) -> None:
+        self.costs: list[RoundCost] = []
+        self.began_at = 0.0
+        self._turns = turns
+        self._cpu = self._wall = 0.0
+
+    def begin(self) -> None:
+        """Begin the first round."""
+        self.began_at = time.time()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def end_round(self) -> None:
+        """End a round and begin the next."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        self.costs.append(RoundCost(cpu - self._cpu, wall - self._wall, self._turns, self._turns))
+        self._cpu, self._wall = cpu, wall
+
+
+def dataset_maker(experiment: Experiment) -> Callable[[int], Any]:
+    """Return what makes a device's pfl dataset, of as many samples as its steps take.
+
+    pfl takes samples in order, epoch after epoch, and stops at the end of one.
+    """
+    from pfl.data.dataset import Dataset
+
+    rounds = experiment.conf.rounds
+    needed = rounds.local_steps * rounds.device_batch_size
+
+    def make(device: int) -> Dataset:
+        images, labels = device_samples(experiment, device)
+        chosen = torch.arange(needed) % len(labels)
+        return Dataset(raw_data=[images[chosen], labels[chosen]], user_id=str(device))
+
+    return make
+
+
+def cohort_sampler(experiment: Experiment) -> Callable[[], int]:
+    """Return what gives pfl one device after the other, cohort by cohort."""
+    waiting: list[int] = []
+    drawn = 0
+
+    def sample() -> int:
+        nonlocal drawn
+        if not waiting:
+            drawn += 1
+            waiting.extend(draw_cohort(experiment, drawn))
+        return waiting.pop()
+
+    return sample
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,75 @@
+"""The turn that every system of ``dccl scale`` takes, and what a turn costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dccl_flower.config import RoundsConf
+from dccl_flower.models.build import build_base
+from dccl_flower.models.split import slice_co
+from dccl_flower.seeds import numpy_generator
+from dccl_flower.simulations.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """What one round took: CPU-seconds, wall seconds, bytes, and how many turns.
+
+    ``new`` counts the turns of devices that had not taken part before.
+    """
+
+    cpu: float
+    wall: float
+    turns: int
+    new: int = 0
+    bytes: int = 0
+
+
+def per_turn(costs: Sequence[RoundCost]) -> dict[str, Any] | None:
+    """Return what a turn of these rounds took on average, or None where there are none."""
+    turns = sum(cost.turns for cost in costs)
+    if turns == 0:
+        return None
+    return {
+        "cpu_s": sum(cost.cpu for cost in costs) / turns,
+        "wall_s": sum(cost.wall for cost in costs) / turns,
+        "bytes": sum(cost.bytes for cost in costs) / turns,
+        "new_share": sum(cost.new for cost in costs) / turns,
+        "turns": turns,
+    }
+
+
+def co_submodel(experiment: Experiment) -> nn.Module:
+    """Build the co-submodel with its first weights."""
+    conf, images = experiment.conf, experiment.images
+    base = build_base(conf, images.shape, images.num_classes)
+    example = torch.zeros(2, *images.shape)
+    return slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)
+
+
+def device_samples(experiment: Experiment, device: int) -> tuple[Tensor, Tensor]:
+    """Return a device's images (N, C, H, W), normalised, and labels (N,)."""
+    images, labels = zip(*experiment.device_loader(device), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def draw_cohort(experiment: Experiment, server_round: int) -> list[int]:
+    """Return the devices of one round."""
+    conf = experiment.conf
+    draw = numpy_generator(conf.seed, "scale", "round", server_round)
+    size = conf.devices.per_round or conf.devices.count
+    chosen: list[int] = draw.choice(conf.devices.count, size, replace=False).tolist()
+    return chosen
+
+
+def sgd(model: nn.Module, rounds: RoundsConf) -> torch.optim.SGD:
+    """Return a device's fresh optimizer."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(
+        trainable, lr=rounds.lr, momentum=rounds.momentum, weight_decay=rounds.weight_decay
+    )

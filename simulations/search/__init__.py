@@ -1,0 +1,1 @@
+"""`dccl search`: which settings close the gap, found without the test set."""

@@ -1,0 +1,5 @@
+"""DC-CCL."""
+
+from .method import DcCcl
+
+__all__ = ["DcCcl"]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from dccl_flower.config_loading import load_conf
+from dccl_flower.learning.evaluate import Scores
+from dccl_flower.simulations.app.plots import plot_curves
+from dccl_flower.simulations.app.results import Results, RoundResult, final_scores
+
+
+@pytest.fixture
+def results():
+    rounds = [RoundResult(r, 0.5, 0.6, 0.1 * r, 0.0, 10**6, 10**5, 1.0, [0]) for r in (1, 2, 3)]
+    scores = Scores(0.4, 0.5, 0.0)
+    last = final_scores(rounds[-1])
+    conf = asdict(load_conf("digits"))
+    return Results(conf, 0, {}, last, scores, scores, {}, rounds, {}, {}, {})
+
+
+def test_axes_have_names_units_and_every_line_a_label(results, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    plot_curves(results, tmp_path / "curves.png")
+    (figure,) = figures
+    top, bottom = figure.axes
+    assert top.get_ylabel() == "accuracy"
+    assert (bottom.get_xlabel(), bottom.get_ylabel()) == ("round", "MB, all devices")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        *("all classes", "cloud classes", "device classes"),
+        *("cloud submodel alone", "mimic alone", "target: cloud submodel + 15 points"),
+    ]
+    device_line = top.get_lines()[2]
+    assert list(device_line.get_xdata()) == [1, 2, 3]
+    assert list(device_line.get_ydata()) == pytest.approx([0.1, 0.2, 0.3])
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1200, 1050)
+
+
+def test_without_a_target_no_target_line_is_drawn(results, tmp_path):
+    results.conf["target_gain"] = None
+    plot_curves(results, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from dccl_flower.config import ConfError
+from dccl_flower.simulations.arms.arms import (
+    ARMS,
+    arm_conf,
+    arm_jobs,
+    co_steps,
+    parse_arms,
+    parse_seeds,
+)
+
+EXEMPLARS = "arms.exemplars=[exemplars=50,rounds.lr=0.07]"
+PUBLISHED = "arms.published=[loss=ce]"
+
+
+def test_all_arms_by_default_and_a_subset_once_each():
+    assert parse_arms(None) == list(ARMS)
+    assert parse_arms("strict, mimic,strict") == ["strict", "mimic"]
+
+
+@pytest.mark.parametrize("text", ["bogus", "strict,,mimic", ""])
+def test_an_unknown_arm_is_named_with_what_is_allowed(text):
+    with pytest.raises(ConfError, match=r"unknown arm; allowed are cloud-submodel, mimic"):
+        parse_arms(text)
+
+
+def test_seeds_in_the_order_given():
+    assert parse_seeds("2, 0,2,1") == [2, 0, 1]
+
+
+@pytest.mark.parametrize("text", ["a", "1,,2", "1.5", "-1", ""])
+def test_a_seed_that_is_no_integer_is_named(text):
+    with pytest.raises(ConfError, match=r"--seeds '.*': expected integers"):
+        parse_seeds(text)
+
+
+def test_an_arm_lays_its_variant_and_then_its_own_change_over_the_configuration():
+    conf = arm_conf("distr-d", "digits", [PUBLISHED, "rounds.lr=0.3"], 4)
+    assert (conf.loss, conf.control, conf.rounds.lr, conf.seed) == ("ce", "cloud_submodel", 0.3, 4)
+    assert conf.runtime.reuse
+    assert arm_conf("no-control", "digits", [PUBLISHED], 4).control == "none"
+    assert arm_conf("strict", "digits", [PUBLISHED], 4).loss == "prior_corrected"
+    assert arm_conf("exemplars", "digits", [EXEMPLARS], 4).rounds.lr == 0.07
+
+
+def test_arms_that_the_configuration_cannot_run_are_refused():
+    with pytest.raises(ConfError, match=r"arms\.exemplars must set exemplars above 0"):
+        arm_conf("exemplars", "digits", ["arms.exemplars=[]"], 0)
+    with pytest.raises(ConfError, match="arm strict: exemplars=50: must be 0"):
+        arm_conf("strict", "digits", ["exemplars=50"], 0)
+
+
+def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
+    arms = ["strict", "mimic", "cloud-submodel", "central-m"]
+    jobs = arm_jobs("digits", [], arms, [0, 1], tmp_path)
+    assert list(jobs)[:4] == [
+        ("cloud-submodel", 0),
+        ("cloud-submodel", 1),
+        ("mimic", 0),
+        ("mimic", 1),
+    ]
+    assert list(jobs)[4:] == [("central-m", 0), ("strict", 0), ("central-m", 1), ("strict", 1)]
+    assert len({job.folder for job in jobs.values()}) == 8
+    again = arm_jobs("digits", [], arms, [0, 1], tmp_path)
+    assert again == jobs
+    changed = arm_jobs("digits", ["rounds.lr=0.01"], arms, [0, 1], tmp_path)
+    assert changed["strict", 0].key != jobs["strict", 0].key
+    other_arm = arm_jobs("digits", ["arms.exemplars=[exemplars=7]"], arms, [0, 1], tmp_path)
+    assert other_arm == jobs
+
+
+def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
+    overrides = ["arms.strict=[rounds.count=30]"]
+    with pytest.raises(ConfError, match=r"arm strict: 480 steps are more than the 240"):
+        arm_jobs("digits", overrides, ["central-m", "strict"], [0], tmp_path)
+    arm_jobs("digits", overrides, ["strict"], [0], tmp_path)
+    assert co_steps(arm_conf("strict", "digits", overrides, 0)) == 480
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "paper", "probe"])
+def test_every_arm_of_these_configurations_is_possible(name, tmp_path):
+    assert len(arm_jobs(name, [], list(ARMS), [0], tmp_path)) == len(ARMS)

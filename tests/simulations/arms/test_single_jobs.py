@@ -1,0 +1,106 @@
+"""Jobs of ``dccl arms`` and ``dccl search`` that need no Flower runtime, on a few digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.simulations.arms import job as arm_job
+from dccl_flower.simulations.jobs import describe
+from dccl_flower.simulations.search import job as search_job
+
+SMALL = [
+    "data.train_fraction=0.3",
+    "devices.count=2",
+    "pretrain.epochs=2",
+    "distil.epochs=2",
+    "rounds.count=3",
+    "rounds.local_steps=4",
+    "runtime.server_threads=1",
+    "runtime.reuse=true",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DCCL_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def run(module, folder, overrides=(), **job):
+    describe(folder, dump_conf(load_conf("digits", [*SMALL, *overrides])), key="k", **job)
+    module.main(folder)
+    return json.loads((folder / "result.json").read_text())
+
+
+def run_arm(folder, arm, kind, overrides=()):
+    return run(arm_job, folder, overrides, arm=arm, kind=kind)
+
+
+def test_a_candidate_is_scored_by_the_last_rounds_on_images_that_nobody_holds(tmp_path):
+    result = run(search_job, tmp_path, kind="federated")
+    assert result["key"] == "k"
+    assert 0 <= result["accuracy"] <= 1
+    assert 0 <= result["swing"] <= 1
+    # down: mimic once and co three times; up: co three times; about 9 kB each
+    assert result["bytes_a_device"] > 6 * 4 * 1000
+
+
+def test_the_same_candidate_gives_the_same_numbers(tmp_path):
+    results = [run(search_job, tmp_path / name, kind="federated") for name in "ab"]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+
+
+def test_a_central_candidate_sends_nothing(tmp_path):
+    assert run(search_job, tmp_path, kind="central")["bytes_a_device"] == 0
+
+
+def test_cloud_submodel_and_mimic_are_scored_as_they_are(tmp_path):
+    cloud = run_arm(tmp_path / "a", "cloud-submodel", "prepared")
+    mimic = run_arm(tmp_path / "b", "mimic", "prepared")
+    assert cloud["accuracy_device_classes"] == 0  # it has never seen one
+    assert set(mimic["mimic_fidelity"]) == {"cloud_classes", "device_classes"}
+    assert "mimic_fidelity" not in cloud
+
+
+def test_the_base_model_learns_device_classes_from_pooled_data_only(tmp_path):
+    more = ["pretrain.epochs=12"]
+    cloud_b = run_arm(tmp_path / "a", "cloud-b", "base", more)
+    central_b = run_arm(tmp_path / "b", "central-b", "base", more)
+    assert cloud_b["accuracy_device_classes"] < 0.2
+    assert central_b["accuracy_device_classes"] > 0.6
+
+
+def test_true_logits_have_no_plug_in_gap_by_definition_and_the_mimics_have(tmp_path):
+    central_m = run_arm(tmp_path / "m", "central-m", "central")
+    central_d = run_arm(
+        tmp_path / "d", "central-d", "central", ["control=cloud_submodel", "rounds.lr=0.05"]
+    )
+    for result in (central_m, central_d):
+        assert -1 <= result["plug_in_gap"] <= 1
+    assert central_m["accuracy"] != central_d["accuracy"]
+
+
+def test_the_job_says_which_arm_and_seed_it_was(tmp_path):
+    result = run_arm(tmp_path, "mimic", "prepared", ["seed=3"])
+    assert (result["arm"], result["seed"]) == ("mimic", 3)
+    assert "torch" in result["versions"]
+
+
+def test_a_damaged_cache_entry_is_computed_anew_with_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DCCL_CACHE", str(tmp_path / "cache"))
+    before = run_arm(tmp_path / "a", "mimic", "prepared")
+    (weights,) = (tmp_path / "cache").glob("cloud-*/mimic.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    capsys.readouterr()
+    after = run_arm(tmp_path / "b", "mimic", "prepared")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: cache entry cloud-")
+    assert line.endswith("is damaged: computing it anew")
+    assert after["accuracy"] == before["accuracy"]

@@ -1,0 +1,176 @@
+"""A device's turn by codec, and several devices' turns in one message."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load as load_safetensors
+from tiny import device_loader, tiny_model
+
+from dccl_flower import DcCclClient
+from dccl_flower.checkpoint import to_bytes
+from dccl_flower.codecs import (
+    apply_update,
+    decode,
+    decode_exact,
+    encode,
+    encode_update,
+)
+from dccl_flower.device_batch import MERGE_AFTER
+from dccl_flower.device_store import DeviceStore, sha256
+from dccl_flower.learning.fusion import FUSIONS, Copy
+from dccl_flower.models.frozen import exchanged_state
+
+MIMIC = to_bytes(tiny_model(6).state_dict())
+START = exchanged_state(tiny_model(3))
+
+
+def a_config(codec="fp32", device=0, **more):
+    config = {"device": device, "server-round": 1, "seed": 0, "loss": "ce", "steps": 2}
+    config |= {"lr": 0.1, "momentum": 0.9, "weight-decay": 0.0, "codec": codec}
+    config |= {"statistics": "batch", "max-grad-norm": 0.0, "fusion": "average"}
+    return {**config, "mimic": MIMIC, "mimic-sha256": sha256(MIMIC), **more}
+
+
+def fit(store, state=START, **config):
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, store)
+    config = a_config(**config)
+    return client.fit(encode(config["codec"], state), config)
+
+
+def assert_same(left, right):
+    assert set(left) == set(right)
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def trained(store, state, **config):
+    """Return what a device makes of a state, told in full precision."""
+    return decode("fp32", fit(store, state, **config)[0], START)
+
+
+def received(codec):
+    return decode(codec, encode(codec, START), START)
+
+
+def test_fp16_sends_the_trained_state_rounded_once(tmp_path):
+    arrays, count, _ = fit(tmp_path / "0", codec="fp16")
+    expected = encode("fp16", trained(tmp_path / "1", received("fp16")))
+    assert count == 12
+    assert [array.dtype for array in arrays] == ["float16"]
+    np.testing.assert_array_equal(arrays[0], expected[0])
+
+
+def test_int8_sends_the_change_and_keeps_what_rounding_lost(tmp_path):
+    arrays, _, _ = fit(tmp_path / "0", codec="int8")
+    before = received("int8")
+    after = trained(tmp_path / "1", before)
+    expected, residual = encode_update("int8", after, before, {})
+    for array, wanted in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(array, wanted)
+    kept = load_safetensors(DeviceStore(tmp_path / "0").kept(0, "residual"))
+    assert_same({name: kept[name] for name in residual}, residual)
+    assert kept["3.weight"].abs().max() > 0
+    assert set(kept) == {"0.weight", "3.weight"}
+
+
+def test_what_was_lost_is_added_to_the_next_update_of_the_same_device(tmp_path):
+    fit(tmp_path / "0", codec="int8")
+    kept = load_safetensors(DeviceStore(tmp_path / "0").kept(0, "residual"))
+    arrays, _, _ = fit(tmp_path / "0", codec="int8")
+    before = received("int8")
+    after = trained(tmp_path / "1", before)
+    expected, _ = encode_update("int8", after, before, kept)
+    np.testing.assert_array_equal(arrays[0], expected[0])
+    assert not np.array_equal(arrays[0], encode_update("int8", after, before, {})[0][0])
+
+
+def test_a_residual_is_not_that_of_another_device(tmp_path):
+    alone, _, _ = fit(tmp_path / "0", codec="int8", device=1)
+    fit(tmp_path / "1", codec="int8", device=0)
+    after_another, _, _ = fit(tmp_path / "1", codec="int8", device=1)
+    np.testing.assert_array_equal(alone[0], after_another[0])
+
+
+@pytest.mark.parametrize("codec", ["fp32", "fp16"])
+def test_other_codecs_keep_nothing(tmp_path, codec):
+    fit(tmp_path, codec=codec)
+    assert DeviceStore(tmp_path).kept(0, "residual") is None
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+def test_scores_and_head_gradients_are_of_the_state_that_arrived(tmp_path, codec):
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
+    sent, arrived = encode(codec, START), encode("fp32", received(codec))
+    coarse, exact = a_config(codec), a_config()
+    assert client.evaluate(sent, coarse) == client.evaluate(arrived, exact)
+    (gradient,), count = client.head_gradient(sent, coarse)
+    (expected,), expected_count = client.head_gradient(arrived, exact)
+    assert (gradient.dtype, count) == ("float32", expected_count)
+    np.testing.assert_array_equal(gradient, expected)
+
+
+def alone(store, codec, device, **config):
+    """Return the copy that a server reads of one device, and its metrics."""
+    arrays, count, metrics = fit(store, codec=codec, device=device, **config)
+    counts = metrics.pop("class-counts", None)
+    state = apply_update(codec, arrays, received(codec))
+    return Copy(state, count, None if counts is None else torch.tensor(counts)), metrics
+
+
+@pytest.mark.parametrize(
+    ("codec", "fusion"),
+    [*(("fp32", fusion) for fusion in FUSIONS), ("fp16", "average"), ("int8", "average")],
+)
+def test_devices_of_one_message_are_fused_as_they_would_be_one_by_one(tmp_path, codec, fusion):
+    # More than are merged at a time, and not in the order of their ids.
+    devices = list(range(MERGE_AFTER + 2, -1, -1))
+    options = {"fusion": fusion, "tell-class-counts": True, "keep-momentum": True, "steps": 1}
+    arrays, count, metrics = fit(tmp_path / "0", codec=codec, devices=devices, **options)
+    copies, told = zip(
+        *(alone(tmp_path / "1", codec, device, **options) for device in devices), strict=True
+    )
+    exact = [Copy(as_double(copy.state), copy.count, copy.class_counts) for copy in copies]
+    torch.testing.assert_close(
+        decode_exact(arrays, START), FUSIONS[fusion](None, exact, 0.0), rtol=0, atol=1e-12
+    )
+    assert count == sum(copy.count for copy in copies)
+    assert metrics["num-examples-each"] == [copy.count for copy in copies]
+    for name in ("loss", "accuracy"):
+        assert metrics[name] == [each[name] for each in told]
+    assert metrics["class-counts"] == pytest.approx(sum(c.class_counts for c in copies).tolist())
+    assert len(metrics["peak-rss-mb"]) == len(devices)
+
+
+def as_double(state):
+    return {name: tensor.double() for name, tensor in state.items()}
+
+
+def test_what_each_device_of_a_message_keeps_is_its_own(tmp_path):
+    options = {"codec": "int8", "keep-momentum": True}
+    fit(tmp_path / "0", devices=[2, 0], **options)
+    for device in (0, 2):
+        fit(tmp_path / "1", device=device, **options)
+        for name in ("residual", "momentum"):
+            together, apart = (DeviceStore(tmp_path / n).kept(device, name) for n in ("0", "1"))
+            assert_same(load_safetensors(together), load_safetensors(apart))
+    assert DeviceStore(tmp_path / "0").kept(1, "momentum") is None
+
+
+def test_one_device_in_a_list_is_that_device_to_the_bit(tmp_path):
+    arrays, count, metrics = fit(tmp_path / "0", devices=[2])
+    copy, told = alone(tmp_path / "1", "fp32", 2)
+    assert_same(decode_exact(arrays, START), as_double(copy.state))
+    assert (count, metrics["loss"]) == (copy.count, [told["loss"]])
+    assert "class-counts" not in metrics
+
+
+def test_one_of_several_devices_that_lacks_the_control_fails_the_message_before_any_turn(tmp_path):
+    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
+    config = a_config(devices=[0])
+    client.fit(encode("fp32", START), config)
+    del config["mimic"]
+    with pytest.raises(ValueError, match=r"^device 1 does not hold blob"):
+        client.fit(encode("fp32", START), {**config, "devices": [0, 1], "keep-momentum": True})
+    assert DeviceStore(tmp_path).kept(0, "momentum") is None
