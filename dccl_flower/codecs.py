@@ -1,12 +1,13 @@
 """What a state looks like on the wire: a few flat vectors in full, half or eight-bit precision.
 
 One vector a kind of number, never one array a tensor: a message's cost grows with its arrays.
-States are of float32, and so is all that is decoded. ``fp32`` is exact to the bit. ``fp16`` rounds
-to half precision; finite values beyond its range become the largest it has, 65504. ``int8`` sends
-each tensor of two or more dimensions as whole numbers in -127..127 times a scale of its own,
-max|w| / 127, and all others (biases, norms' weights and statistics) exactly: they are few and
-their ranges differ. Up it sends how far the tensors moved, and the device adds what rounding lost
-to its next update.
+States are of float32, and so is all that is decoded. ``fp32`` is exact to the bit, and so is
+``named``, which pays for an array a tensor so that Flower's own tools find each by its name.
+``fp16`` rounds to half precision; finite values beyond its range become the largest it has, 65504.
+``int8`` sends each tensor of two or more dimensions as whole numbers in -127..127 times a scale of
+its own, max|w| / 127, and all others (biases, norms' weights and statistics) exactly: they are few
+and their ranges differ. Up it sends how far the tensors moved, and the device adds what rounding
+lost to its next update.
 
 Such error feedback is from Seide, Fu, Droppo, Li and Yu, "1-Bit Stochastic Gradient Descent and
 its Application to Data-Parallel Distributed Training of Speech DNNs", Interspeech 2014;
@@ -20,87 +21,165 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dccl_flower.learning.fusion import State
-
-CODECS = ("fp32", "fp16", "int8")
+State = dict[str, Tensor]
+Vectors = list[np.ndarray]
 LARGEST_CODE = 127
 LARGEST_HALF = 65504.0
-FLOATS = {"fp32": "float32", "fp16": "float16"}
 
 
-def encode(codec: str, state: State) -> list[np.ndarray]:
-    """Return a state as one float vector, or for int8 as codes, scales and the exact rest.
+@dataclass(frozen=True)
+class Codec:
+    """One flat vector of floats; other codecs change what they do differently.
 
-    Raises ValueError for an unknown codec, and for int8 where a tensor of two or more dimensions
-    holds a value that is not finite, or so large that its scale is not safe to multiply.
+    ``sends_changes``: what goes up is how far a state moved, not where it came to.
     """
-    _check_codec(codec)
-    if codec == "int8":
+
+    name: str
+    dtype: str = "float32"
+    sends_changes: bool = False
+
+    @property
+    def is_exact(self) -> bool:
+        """Tell whether what is decoded is what was encoded, to the bit."""
+        return self.dtype == "float32"
+
+    def keys(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Return what the arrays are called in a record."""
+        return [str(place) for place in range(len(self.layout(state)))]
+
+    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+        """Return dtype and length of each array that :meth:`encode` makes of such a state."""
+        return [(self.dtype, sum(_sizes(like)))]
+
+    def encode(self, state: State) -> Vectors:
+        """Return a state as arrays.
+
+        int8 raises ValueError where a tensor of two or more dimensions holds a value that is not
+        finite, or so large that its scale is not safe to multiply.
+        """
+        vector = _flat(state.values())
+        return [vector.numpy() if self.is_exact else _saturated(vector).half().numpy()]
+
+    def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
+        """Return the state that :meth:`encode` encoded, with the names and shapes of ``like``.
+
+        Its tensors are views of one copy of each array. Raises ValueError where number, dtype or
+        shape of the arrays does not fit, or a scale is negative or not finite.
+        """
+        (vector,) = _read(self.name, arrays, self.layout(like))
+        return _views(vector.float(), like)
+
+    def encode_update(
+        self, trained: State, received: State, residual: State
+    ) -> tuple[Vectors, State]:
+        """Return what a device sends up, and what rounding lost, to be given with its next update.
+
+        Floats send the trained state itself and lose nothing worth keeping: {}. int8 sends the
+        change since ``received`` plus ``residual``, which is {} at first; a scale says where a
+        change is not finite, and nothing of it is kept. Raises ValueError for a residual of
+        another model.
+        """
+        return self.encode(trained), {}
+
+    def apply_update(self, arrays: Sequence[np.ndarray], base: State) -> State:
+        """Return the trained state as the server reads it from a device's update.
+
+        For int8 ``base`` may be more precise than what the device received: the change is added to
+        it. What the codec sends exactly arrives exactly. The state may hold values that are not
+        finite. Raises ValueError where number, dtype or shape of the arrays does not fit.
+        """
+        return self.decode(arrays, base)
+
+
+class Named(Codec):
+    """One array a tensor, under the tensor's name."""
+
+    def keys(self, state: Mapping[str, Tensor]) -> list[str]:
+        return list(state)
+
+    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+        return [(self.dtype, size) for size in _sizes(like)]
+
+    def encode(self, state: State) -> Vectors:
+        return [tensor.detach().float().cpu().numpy() for tensor in state.values()]
+
+    def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
+        shapes = [tuple(tensor.shape) for tensor in like.values()]
+        for array, shape in zip(arrays, shapes, strict=False):
+            if array.shape != shape:
+                raise ValueError(f"{self.name}: got an array of {array.shape}, expected {shape}")
+        flat = [array.reshape(-1) for array in arrays]
+        parts = _read(self.name, flat, self.layout(like))
+        return {n: p.view(s) for n, p, s in zip(like, parts, shapes, strict=True)}
+
+
+class EightBits(Codec):
+    """Codes, their scales, and the exact rest."""
+
+    @property
+    def is_exact(self) -> bool:
+        return False
+
+    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+        matrices, others = _parted(like)
+        lengths = (sum(_sizes(matrices)), len(matrices), sum(_sizes(others)))
+        return list(zip(("int8", "float32", "float32"), lengths, strict=True))
+
+    def encode(self, state: State) -> Vectors:
         matrices, rest = _parted(state)
         codes, scales = _quantised(_flat(matrices.values()), _sizes(matrices))
         _check_scales(matrices, scales)
         return [codes.numpy(), scales.numpy(), _flat(rest.values()).numpy()]
-    vector = _flat(state.values())
-    return [vector.numpy() if codec == "fp32" else _saturated(vector).half().numpy()]
 
-
-def decode(codec: str, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
-    """Return the state that :func:`encode` encoded, with the names and shapes of ``like``.
-
-    Its tensors are views of one copy of each array. Raises ValueError where number, dtype or
-    shape of the arrays does not fit, or a scale is negative or not finite.
-    """
-    _check_codec(codec)
-    if codec == "int8":
-        flat, scales, rest = _read_int8(arrays, like)
+    def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
+        flat, scales, rest = self._read(arrays, like)
         _check_scales(_parted(like)[0], scales)
         return _joined(flat, rest, like)
-    (vector,) = _read(codec, arrays, [(FLOATS[codec], sum(_sizes(like)))])
-    return _views(vector.float(), like)
+
+    def encode_update(
+        self, trained: State, received: State, residual: State
+    ) -> tuple[Vectors, State]:
+        matrices, rest = _parted(trained)
+        change = _flat(matrices.values()) - _flat(received[name] for name in matrices)
+        if residual:
+            _check_residual(residual, matrices)
+            change += _flat(residual[name] for name in matrices)
+        codes, scales = _quantised(change, _sizes(matrices))
+        lost = change - _restored(codes, scales, _sizes(matrices))
+        arrays = [codes.numpy(), scales.numpy(), _flat(rest.values()).numpy()]
+        return arrays, _views(lost.nan_to_num(0.0, 0.0, 0.0), matrices)
+
+    def apply_update(self, arrays: Sequence[np.ndarray], base: State) -> State:
+        change, _, rest = self._read(arrays, base)
+        return _joined(_flat(_parted(base)[0].values()) + change, rest, base)
+
+    def _read(
+        self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the tensors of two or more dimensions in one vector, their scales, the rest."""
+        codes, scales, rest = _read(self.name, arrays, self.layout(like))
+        return _restored(codes, scales, _sizes(_parted(like)[0])), scales, rest
 
 
-def encode_update(
-    codec: str, trained: State, received: State, residual: State
-) -> tuple[list[np.ndarray], State]:
-    """Return what a device sends up, and what rounding lost, to be given with its next update.
-
-    ``fp32`` and ``fp16`` send the trained state itself and lose nothing worth keeping: {}. int8
-    sends the change since ``received`` plus ``residual``, which is {} at first; a scale says where
-    a change is not finite, and nothing of it is kept. Raises ValueError for an unknown codec or a
-    residual of another model.
-    """
-    if codec != "int8":
-        return encode(codec, trained), {}
-    matrices, rest = _parted(trained)
-    change = _flat(matrices.values()) - _flat(received[name] for name in matrices)
-    if residual:
-        _check_residual(residual, matrices)
-        change += _flat(residual[name] for name in matrices)
-    codes, scales = _quantised(change, _sizes(matrices))
-    lost = change - _restored(codes, scales, _sizes(matrices))
-    arrays = [codes.numpy(), scales.numpy(), _flat(rest.values()).numpy()]
-    return arrays, _views(lost.nan_to_num(0.0, 0.0, 0.0), matrices)
+FP32 = Codec("fp32")
+CODECS: dict[str, Codec] = {
+    each.name: each
+    for each in (
+        FP32,
+        Codec("fp16", "float16"),
+        EightBits("int8", "int8", sends_changes=True),
+        Named("named"),
+    )
+}
 
 
-def apply_update(codec: str, arrays: Sequence[np.ndarray], base: State) -> State:
-    """Return the trained state as the server reads it from a device's update.
-
-    For int8 ``base`` may be more precise than what the device received: the change is added to it.
-    What the codec sends exactly arrives exactly. The state may hold values that are not finite.
-    Raises ValueError where number, dtype or shape of the arrays does not fit.
-    """
-    if codec != "int8":
-        return decode(codec, arrays, base)
-    change, _, rest = _read_int8(arrays, base)
-    return _joined(_flat(_parted(base)[0].values()) + change, rest, base)
-
-
-def encode_exact(state: State) -> list[np.ndarray]:
+def encode_exact(state: State) -> Vectors:
     """Return a state as one float64 vector, for sums that are not finished yet."""
     return [torch.cat([tensor.double().reshape(-1) for tensor in state.values()]).numpy()]
 
@@ -119,9 +198,11 @@ def encoded_bytes(arrays: Iterable[np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def _check_codec(codec: str) -> None:
-    if codec not in CODECS:
-        raise ValueError(f"codec={codec!r}: expected one of {', '.join(CODECS)}")
+def check_finite(state: State, who: str) -> None:
+    """Raise ValueError, saying ``who``, where a value is not finite."""
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{who} replied with a value in {name!r} that is not finite")
 
 
 def _check_scales(matrices: Mapping[str, Tensor], scales: Tensor) -> None:
@@ -202,15 +283,3 @@ def _read(
             found, wanted = f"{array.dtype} {array.shape}", f"{dtype} {(length,)}"
             raise ValueError(f"{codec}: got an array of {found}, expected {wanted}")
     return [torch.from_numpy(np.array(array)) for array in arrays]
-
-
-def _read_int8(
-    arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the tensors of two or more dimensions in one vector, their scales, and the rest."""
-    matrices, others = _parted(like)
-    sizes = _sizes(matrices)
-    lengths = (sum(sizes), len(sizes), sum(_sizes(others)))
-    expected = list(zip(("int8", "float32", "float32"), lengths, strict=True))
-    codes, scales, rest = _read("int8", arrays, expected)
-    return _restored(codes, scales, sizes), scales, rest

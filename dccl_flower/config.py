@@ -144,11 +144,25 @@ class RoundsConf:
     timeout: float = 3600.0
 
 
+class TwoSidedRoundsConf(RoundsConf):
+    pass
+
+
+CutModelConf = ModelConf
+
+
+@dataclass
+class MethodConf:
+    """x."""
+
+    name: str = "dc_ccl"
+
+
 @dataclass
 class WireConf:
     """How co-submodels travel: as they are, or in 16 or 8 bits."""
 
-    codec: Literal["fp32", "fp16", "int8"] = "fp32"
+    codec: Literal["fp32", "fp16", "int8", "named"] = "fp32"
 
 
 @dataclass
@@ -191,6 +205,7 @@ class Conf:
 
     name: str = "unnamed"
     seed: int = 0
+    method: MethodConf = field(default_factory=MethodConf)
     data: DataConf = field(default_factory=DataConf)
     split: SplitConf = field(default_factory=SplitConf)
     devices: DevicesConf = field(default_factory=DevicesConf)

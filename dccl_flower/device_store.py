@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from dccl_flower.checkpoint import to_bytes
 
 LACKS = "does not hold blob"
 
@@ -13,6 +19,24 @@ LACKS = "does not hold blob"
 def sha256(blob: bytes) -> str:
     """Return the hexadecimal SHA-256 of a blob."""
     return hashlib.sha256(blob).hexdigest()
+
+
+class Parcel:
+    """Tensors that a device is sent once and finds again by the hash of their bytes."""
+
+    def __init__(self, digest: str, read: Callable[[], bytes]) -> None:
+        self.digest = digest
+        self.blob = read
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> Parcel:
+        """Pack tensors."""
+        blob = to_bytes(state)
+        return cls(sha256(blob), lambda: blob)
+
+    def state(self) -> dict[str, Tensor]:
+        """Unpack them."""
+        return load_safetensors(self.blob())
 
 
 class DeviceStore:

@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from dccl_flower.config import Conf, ConfError
+from dccl_flower.device_store import Parcel
 
 if TYPE_CHECKING:
     from dccl_flower.device import Device
     from dccl_flower.experiment import Experiment
+    from dccl_flower.fleet.tiers import Workload
 
 State = dict[str, Tensor]
 OnProgress = Callable[[str, int, int], None]
@@ -31,28 +33,35 @@ class Ask:
     """What one device is asked in one exchange.
 
     ``turn`` is the method's own frozen dataclass of plain values. ``beside`` are tensors that go
-    down with it each time, ``keep`` bytes that a device is sent once and found again by their hash.
-    ``answer`` says what comes back where it is not a trained copy of ``state``; ``wants`` names the
-    tensors that come back beside it.
+    down with it each time, ``keep`` those that a device is sent once. ``like`` gives names and
+    shapes of what comes back where it is not a trained copy of ``state``. ``wants`` names the
+    tensors that come back beside it. ``sends`` and ``brings`` are what the ledger calls the state
+    on its way down and what comes up.
     """
 
     state: State
     turn: Any
     beside: Mapping[str, State] = field(default_factory=dict)
-    keep: Mapping[str, bytes] = field(default_factory=dict)
-    answer: State | None = None
+    keep: Mapping[str, Parcel] = field(default_factory=dict)
+    like: State | None = None
     wants: Sequence[str] = ()
+    sends: str = "model"
+    brings: str = "model"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a device gives back: a state, the samples behind it, numbers, tensors beside it."""
+    """What a device gives back: a state, the samples behind it, numbers, tensors beside it.
+
+    ``others`` are devices whose answers a worker has merged into this one.
+    """
 
     device: int
     state: State
     count: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Sequence[int] = ()
 
 
 Round = Generator[Mapping[int, Ask], Mapping[int, Answer], State]
@@ -67,36 +76,66 @@ class Method(Protocol):
     def initial_state(self) -> State:
         """Return the state of record before the first round."""
 
+    def plan(self, num_rounds: int) -> None:
+        """Take note of how many rounds there will be; schedules follow it."""
+
+    def workload(self) -> Workload:
+        """Return what a turn takes a device, once the method is prepared."""
+
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
-        """Ask devices as often as the method needs, and return the next state of record."""
+        """Ask devices as often as the method needs, and return the next state of record.
+
+        Those that do not answer are missing from the answers.
+        """
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield what a state is worth, by name; the first score is the one that counts."""
 
-    def references(self) -> Mapping[str, Mapping[str, Any]]:
+    def references(self) -> Mapping[str, Mapping[str, float]]:
         """Return what the scores are held against, by model and name; it does not change."""
 
-    def state_dict(self) -> dict[str, State]:
-        """Return the models by role."""
+    def state_dict(self, state: State) -> dict[str, State]:
+        """Return the models that serve a state, by role."""
 
     def load_state_dict(self, states: Mapping[str, State]) -> None:
         """Take over what :meth:`state_dict` returned."""
 
 
+@runtime_checkable
+class ScoresOnDevices(Protocol):
+    """A method that can have devices score a state on their own samples."""
+
+    def evaluation(self, number: int, state: State, devices: Sequence[int]) -> Mapping[int, Ask]:
+        """Return what devices are asked; their answers hold metrics, ``loss`` among them."""
+
+
 class DeviceHalf(Protocol):
-    """A device's half of a method."""
+    """A device's half of a method; ``turns`` are the kinds of turn that it takes."""
+
+    turns: Sequence[type]
+
+    def state_like(self, turn: Any, device: Device) -> State:
+        """Return names and shapes of the state that comes with a turn."""
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Do what is asked, on the device's own samples."""
 
+    def merge(self, turn: Any, answers: Sequence[Answer]) -> Answer:
+        """Return one answer, in float64, that counts as these would one by one."""
+
 
 @dataclass(frozen=True)
 class MethodKind:
-    """One row of the methods: its configuration, and how its two halves are made from one."""
+    """One row of the methods: its configuration, and how its two halves are made from one.
+
+    ``check`` raises ConfError where the models do not go with the data or each other, and returns
+    what a turn takes a device, before anything is trained; None where devices have no part.
+    """
 
     conf: type[Conf]
     server: Callable[[Experiment, OnProgress], Method]
     device: Callable[[Experiment], DeviceHalf]
+    check: Callable[[Experiment], Workload | None]
 
 
 def method_names() -> list[str]:

@@ -1,5 +1,18 @@
-"""Server strategies for Flower, one file an algorithm."""
+"""The methods, a room each; ``pyproject.toml`` lists them by name. Flower's fronts load on use."""
 
-from .dc_ccl import DcCcl
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dccl_flower.strategies.dc_ccl.front import DcCcl
 
 __all__ = ["DcCcl"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "DcCcl":
+        from dccl_flower.strategies.dc_ccl.front import DcCcl
+
+        return DcCcl
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,6 +44,10 @@ class ImageLoader:
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
+    @property
+    def is_fixed(self):
+        return self.augment == "none"
+
     def with_targets(self, targets: Tensor) -> ImageLoader:
         """Return the same samples with other targets, in the order of ``rows``."""
         return replace(self, targets=targets)

@@ -1,68 +1,58 @@
-"""What devices of each tier train, and what a turn takes them."""
+"""What a turn takes devices of each tier."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from dccl_flower.codecs import encode, encoded_bytes
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.codecs import Codec, encoded_bytes
 from dccl_flower.fleet.clock import Work
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
-from dccl_flower.learning.fusion import State
-from dccl_flower.learning.widths import leading
+from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state
-from dccl_flower.models.split import narrow
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A turn of a method: what trains in every width, what only scores beside it, and how much.
+
+    ``example`` holds images (N, C, H, W); ``images`` are those of a turn, ``batch_size`` those of a
+    step; ``keep_bytes`` are what a device downloads before its first turn. Every turn is taken to
+    include the pass of ``control``.
+    """
+
+    widths: Widths
+    example: Tensor
+    images: int
+    batch_size: int
+    has_momentum: bool
+    control: nn.Module | None = None
+    keep_bytes: int = 0
 
 
 class Tiers:
-    """Co-submodels of a fleet's widths, and the work and memory of training them.
+    """Work and memory of a fleet's tiers."""
 
-    ``example`` holds images (N, C, H, W); ``blobs`` are what a device downloads before its first
-    turn; ``samples`` what it trains on a turn. Every turn is taken to include the control's pass.
-    Raises ConfError for a width that the co-submodel cannot be cut to.
-    """
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        co: nn.Module,
-        control: nn.Module,
-        example: Tensor,
-        rounds: RoundsConf,
-        blobs: dict[str, bytes],
-        codec: str = "fp32",
-    ) -> None:
-        self._rounds = rounds
-        self._blob_bytes = sum(map(len, blobs.values()))
-        replayed = 2 if "exemplars" in blobs else 1
-        self._batch_size = rounds.device_batch_size * replayed
-        self._control = model_cost(control, example)
-        self._states: dict[float, State] = {}
+    def __init__(self, fleet: Fleet, workload: Workload, codec: Codec) -> None:
+        self._workload = workload
+        control = workload.control
+        self._control = Cost() if control is None else model_cost(control, workload.example)
         self._costs: dict[float, Cost] = {}
         self._bytes: dict[float, int] = {}
         for share in {tier.co_share for tier in fleet.tiers}:
-            try:
-                module = narrow(co, example, share)
-            except ConfError as error:
-                raise ConfError(f"devices.profiles: co_share={share}: {error}") from error
-            self._states[share] = exchanged_state(module)
-            self._costs[share] = model_cost(module, example)
-            self._bytes[share] = encoded_bytes(encode(codec, self._states[share]))
-
-    def part_of(self, state: State, tier: Tier) -> State:
-        """Return the part of the co-submodel's state that a tier trains."""
-        return leading(state, self._states[tier.co_share])
+            module = workload.widths.modules[share]
+            self._costs[share] = model_cost(module, workload.example)
+            self._bytes[share] = encoded_bytes(codec.encode(exchanged_state(module)))
 
     def work(self, tier: Tier, is_first: bool) -> Work:
-        """Return the work of a turn; before its first one a device downloads the blobs."""
+        """Return the work of a turn; before its first one a device downloads what it keeps."""
         moved = self._bytes[tier.co_share]
-        images = self._rounds.local_steps * self._batch_size
-        flops = turn_flops(self._costs[tier.co_share], self._control, images)
-        return Work(moved + (self._blob_bytes if is_first else 0), flops, moved)
+        flops = turn_flops(self._costs[tier.co_share], self._control, self._workload.images)
+        return Work(moved + (self._workload.keep_bytes if is_first else 0), flops, moved)
 
     def memory(self, tier: Tier) -> int:
         """Return the bytes that training takes."""
-        has_momentum = self._rounds.momentum > 0
-        cost = self._costs[tier.co_share]
-        return training_memory(cost, self._control, self._batch_size, has_momentum)
+        cost, workload = self._costs[tier.co_share], self._workload
+        return training_memory(cost, self._control, workload.batch_size, workload.has_momentum)

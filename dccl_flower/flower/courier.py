@@ -1,46 +1,41 @@
-"""Carry records between the server and logical devices: who lacks what, who answered, how much."""
+"""Carry asks to logical devices and answers back: who lacks what, who answered, how much."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 
-from dccl_flower.device_store import LACKS, sha256
+from dccl_flower.codecs import Codec, State
+from dccl_flower.device_store import LACKS
+from dccl_flower.fleet.faults import Fault, FaultPolicy, Verdict
 from dccl_flower.flower.ledger import Ledger
+from dccl_flower.flower.letters import Letter, Reply, speakers
 from dccl_flower.flower.nodes import NodeDirectory
-from dccl_flower.flower.replies import Reader, Reply, speakers
+from dccl_flower.method import Ask
+
+TRAIN = "train"
 
 
 @dataclass
 class Errand:
-    """What was asked of devices: what each is sent, with which config and message type.
+    """What was asked of which device, by messages of one type; ``given`` is the caller's config."""
 
-    ``is_train``: replies are trained copies of what was sent, and messages may be shared.
-    ``answers`` reads the replies where they are not of the kind that was sent.
-    """
-
-    readers: dict[int, Reader]
-    config: dict[str, Any]
+    letters: Mapping[int, Letter]
     kind: str
+    given: Mapping[str, Any]
     messages: list[Message] = field(default_factory=list)
-    answers: Reader | None = None
-
-    @property
-    def is_train(self) -> bool:
-        """Tell whether devices train."""
-        return self.kind == "train"
 
 
 class Courier:
-    """Messages to devices; blobs ride along only where a device lacks them.
+    """Messages to devices; what a device keeps rides along only where it lacks it.
 
-    ``min_replies`` is the share of the devices asked that must answer without error. A message of
-    type ``train`` speaks to up to ``devices_per_node`` devices of a node, any other to one.
+    A message of type ``train`` speaks to up to ``devices_per_node`` devices of a node, any other
+    to one.
     """
 
     def __init__(
@@ -48,159 +43,192 @@ class Courier:
         grid: Grid,
         directory: NodeDirectory,
         ledger: Ledger,
-        blobs: dict[str, bytes],
-        min_replies: float,
-        timeout: float,
-        codec: str = "fp32",
+        codec: Codec,
+        policy: FaultPolicy,
         devices_per_node: int = 1,
     ) -> None:
         self._grid = grid
         self._directory = directory
         self._ledger = ledger
-        self._blobs = blobs
-        self._digests = {f"{kind}-sha256": sha256(blob) for kind, blob in blobs.items()}
-        self._min_replies = min_replies
-        self._timeout = timeout
         self._codec = codec
+        self._policy = policy
         self._devices_per_node = devices_per_node
-        self._holders: set[int] = set()
+        self._held: dict[int, set[str]] = {}  # by device, what it held when it last answered
 
-    def send(self, readers: dict[int, Reader], config: dict[str, Any], kind: str) -> Errand:
-        """Return an errand whose messages send each device the state of its reader."""
-        errand = Errand(readers, {**config, **self._digests, "codec": self._codec}, kind)
-        lacking = self._lacking(list(readers))
-        self._holders -= set(readers)  # until they answer
+    def letters(
+        self,
+        asks: Mapping[int, Ask],
+        common: Mapping[str, Any],
+        known: tuple[State, ArrayRecord] | None = None,
+    ) -> dict[int, Letter]:
+        """Return each device's letter; asks that are one object share one.
+
+        ``known`` is a state whose arrays need not be made again.
+        """
+        made: dict[int, Letter] = {}
+        for ask in asks.values():
+            if id(ask) not in made:
+                is_known = known is not None and known[0] is ask.state and self._codec.is_exact
+                arrays = known[1] if known is not None and is_known else None
+                made[id(ask)] = Letter(ask, self._codec, common, arrays)
+        return {device: made[id(ask)] for device, ask in asks.items()}
+
+    def send(
+        self, letters: Mapping[int, Letter], kind: str, given: Mapping[str, Any] | None = None
+    ) -> Errand:
+        """Return an errand whose messages bring each device its letter.
+
+        Raises ValueError where the caller's config sets what a letter says itself.
+        """
+        errand = Errand(letters, kind, given or {})
+        for letter in set(letters.values()):
+            if clash := letter.reserved.intersection(errand.given):
+                raise ValueError(
+                    f"train_config: {min(clash)!r} is set by the strategy: leave it out"
+                )
+        lacking = self._lacking(letters)
+        for device in letters:
+            self._held.pop(device, None)  # until it answers
         errand.messages = self._messages(errand, lacking)
         return errand
 
     def read(self, errand: Errand, replies: Iterable[Message]) -> list[Reply]:
         """Check the replies to an errand, count them and return them in the order of device ids.
 
-        Devices that have lost a blob since they last answered are sent it, and asked once more.
-        Raises AggregationError where too few devices answered, or one sent what does not fit.
+        Devices that have lost what they kept are sent it, and asked once more. Raises
+        AggregationError where the policy says to stop.
         """
         good: dict[int, Reply] = {}
-        errors = self._take(errand, replies, good)
-        forgetful = {node for node, reason in errors if LACKS in reason}
-        silent = errand.readers.keys() - _answered(good)
-        lost = [d for d in sorted(silent) if self._directory.node_of(d) in forgetful]
-        if lost:
-            again = self._messages(errand, {device: list(self._blobs) for device in lost})
-            late = self._grid.send_and_receive(again, timeout=self._timeout)
-            others = [error for error in errors if LACKS not in error[1]]
-            errors = others + self._take(errand, late, good)
-        answered = _answered(good)
-        if not good or len(answered) < self._min_replies * len(errand.readers):
-            cause = f"; first error: {errors[0][1]}" if errors else ""
-            count = f"{len(answered)} of {len(errand.readers)} devices answered"
+        faults = self._take(errand, replies, good)
+        if self._judge(errand, good, faults) is Verdict.ASK_AGAIN:
+            forgetful = {fault.place for fault in faults if fault.lost}
+            silent = sorted(errand.letters.keys() - _answered(good))
+            lost = [device for device in silent if self._directory.node_of(device) in forgetful]
+            again = self._messages(errand, {d: list(errand.letters[d].ask.keep) for d in lost})
+            late = self._grid.send_and_receive(again, timeout=self._policy.timeout)
+            faults = [fault for fault in faults if not fault.lost]
+            faults += [Fault(f.place, f.reason) for f in self._take(errand, late, good)]
+        if self._judge(errand, good, faults) is Verdict.STOP:
+            cause = f"; first error: {faults[0].reason}" if faults else ""
+            count = f"{len(_answered(good))} of {len(errand.letters)} devices answered"
             raise AggregationError(f"{count}{cause}")
-        self._holders |= answered
+        for device in _answered(good):
+            self._held[device] = set(errand.letters[device].digests.values())
         return [good[device] for device in sorted(good)]
 
-    def ask(
-        self, readers: dict[int, Reader], config: dict[str, Any], answers: Reader
-    ) -> list[Reply]:
-        """Send ``train.head`` messages and return the replies, all read by ``answers``."""
-        errand = self.send(readers, config, "train.head")
-        errand.answers = answers
-        replies = self._grid.send_and_receive(errand.messages, timeout=self._timeout)
+    def ask(self, letters: Mapping[int, Letter], kind: str) -> list[Reply]:
+        """Send messages, wait for the replies and return them as :meth:`read` does."""
+        errand = self.send(letters, kind)
+        replies = self._grid.send_and_receive(errand.messages, timeout=self._policy.timeout)
         return self.read(errand, replies)
 
-    def count_unanswered(self, readers: dict[int, Reader]) -> None:
+    def count_unanswered(self, letters: Mapping[int, Letter]) -> None:
         """Count what devices are sent whose answers do not come in time."""
-        for device, reader in readers.items():
-            blobs = {} if device in self._holders else self._blobs
-            content = RecordDict({"arrays": reader.sent, "config": ConfigRecord(dict(blobs))})
-            self._ledger.sent(content)
+        for device, letter in letters.items():
+            parcels = {} if device in self._held else letter.ask.keep
+            blobs = ConfigRecord({name: parcel.blob() for name, parcel in parcels.items()})
+            content = RecordDict({"arrays": letter.arrays, "config": blobs})
+            self._ledger.sent(content, letter.ask.sends)
 
-    def _messages(self, errand: Errand, lacking: dict[int, list[str]]) -> list[Message]:
-        """Return the messages to the devices that ``lacking`` names, blobs included."""
+    def _judge(self, errand: Errand, good: dict[int, Reply], faults: list[Fault]) -> Verdict:
+        return self._policy.judge(errand.letters.keys(), _answered(good), faults)
+
+    def _messages(self, errand: Errand, lacking: Mapping[int, Sequence[str]]) -> list[Message]:
+        """Return the messages to the devices that ``lacking`` names, what they lack included."""
         messages = []
-        for node, together in self._groups(errand, list(lacking)):
-            missing = {
-                blob: sum(blob in lacking[device] for device in together) for blob in self._blobs
-            }
-            blobs = {blob: self._blobs[blob] for blob, count in missing.items() if count}
-            alone = self._devices_per_node == 1 or not errand.is_train
-            who = {"device": together[0]} if alone else {"devices": together}
-            reader = errand.readers[together[0]]
-            config = ConfigRecord({**errand.config, **reader.config, **who, **blobs})
-            content = RecordDict({"arrays": reader.sent, "config": config})
-            self._ledger.sent(content, len(together), missing)
+        is_shared = self._devices_per_node != 1 and errand.kind == TRAIN
+        for node, together in self._groups(errand, list(lacking), is_shared):
+            letter = errand.letters[together[0]]
+            keep = letter.ask.keep
+            missing = {name: sum(name in lacking[device] for device in together) for name in keep}
+            parcels = [name for name, count in missing.items() if count]
+            content = letter.content(together, is_shared, parcels, errand.given)
+            self._ledger.sent(content, letter.ask.sends, len(together), missing)
             messages.append(Message(content, dst_node_id=node, message_type=errand.kind))
         return messages
 
-    def _groups(self, errand: Errand, devices: Sequence[int]) -> list[tuple[int, list[int]]]:
+    def _groups(
+        self, errand: Errand, devices: Sequence[int], is_shared: bool
+    ) -> list[tuple[int, list[int]]]:
         """Return nodes and the devices that share a message: of one node and sent the same."""
-        size = self._devices_per_node if errand.is_train else 1
+        size = self._devices_per_node if is_shared else 1
         groups = []
         for node, ids in self._directory.by_node(devices).items():
             alike: dict[int, list[int]] = {}
             for device in ids:
-                alike.setdefault(id(errand.readers[device]), []).append(device)
+                alike.setdefault(id(errand.letters[device]), []).append(device)
             for same in alike.values():
                 groups += [(node, same[at : at + size]) for at in range(0, len(same), size)]
         return groups
 
     def _take(
         self, errand: Errand, replies: Iterable[Message], good: dict[int, Reply]
-    ) -> list[tuple[int, str]]:
-        """Read replies into ``good``, by first device; return failed nodes with their reasons."""
-        errors: list[tuple[int, str]] = []
-        answered = _answered(good)
+    ) -> list[Fault]:
+        """Read replies into ``good``, by first device; return what went wrong, and where."""
+        faults: list[Fault] = []
         for message in replies:
+            node = message.metadata.src_node_id
             if message.has_error():
-                errors.append((message.metadata.src_node_id, _last_line(message.error.reason)))
+                reason = _last_line(message.error.reason)
+                faults.append(Fault(node, reason, LACKS in reason))
                 continue
-            reply = self._reply(errand, message.content)
-            self._ledger.received(
-                message.content, "co_up" if errand.is_train else "other_up", reply.merged_bytes
-            )
-            if again := answered.intersection(reply.devices):
-                raise AggregationError(f"device {min(again)} answered twice")
-            answered.update(reply.devices)
+            try:
+                reply = self._reply(errand, message.content, good)
+            except ValueError as error:
+                faults.append(Fault(node, str(error)))
+                continue
             good[reply.devices[0]] = reply
-        return errors
+        return faults
 
-    def _reply(self, errand: Errand, content: RecordDict) -> Reply:
+    def _reply(self, errand: Errand, content: RecordDict, good: dict[int, Reply]) -> Reply:
         devices = speakers(content)
-        if strangers := [device for device in devices if device not in errand.readers]:
-            raise AggregationError(f"device {strangers[0]} answered without being asked")
-        try:
-            return (errand.answers or errand.readers[devices[0]]).read(content)
-        except ValueError as error:
-            raise AggregationError(str(error)) from error
+        if strangers := [device for device in devices if device not in errand.letters]:
+            raise ValueError(f"device {strangers[0]} answered without being asked")
+        if again := _answered(good).intersection(devices):
+            raise ValueError(f"device {min(again)} answered twice")
+        letter = errand.letters[devices[0]]
+        reply = letter.read(content)
+        self._ledger.received(content, letter.ask.brings, reply.merged_bytes)
+        return reply
 
-    def _lacking(self, devices: Sequence[int]) -> dict[int, list[str]]:
-        """Ask each node, by hash, which blobs its devices hold; return what each device lacks.
+    def _lacking(self, letters: Mapping[int, Letter]) -> dict[int, list[str]]:
+        """Ask each node, by hash, what its devices hold; return what each device lacks.
 
         Those that answered last time are not asked: their failure would tell.
         """
-        unknown = [device for device in devices if device not in self._holders]
         # A node that does not answer is sent everything: the round's own policy judges it.
-        lacking = {d: [] if d in self._holders else list(self._blobs) for d in devices}
-        by_node = self._directory.by_node(unknown)
+        lacking = {device: list(letter.ask.keep) for device, letter in letters.items()}
+        unknown: dict[tuple[str, ...], list[int]] = {}
+        for device, letter in letters.items():
+            wanted = tuple(letter.digests.values())
+            if self._held.get(device, set()).issuperset(wanted):
+                lacking[device] = []
+            else:
+                unknown.setdefault(wanted, []).append(device)
+        for devices in unknown.values():
+            self._ask_what_they_hold(letters[devices[0]], devices, lacking)
+        return lacking
+
+    def _ask_what_they_hold(
+        self, letter: Letter, devices: Sequence[int], lacking: dict[int, list[str]]
+    ) -> None:
+        by_node = self._directory.by_node(devices)
         messages = []
         for node, ids in by_node.items():
-            content = RecordDict({"config": ConfigRecord({**self._digests, "devices": ids})})
+            content = RecordDict({"config": ConfigRecord({**letter.digests, "devices": ids})})
             self._ledger.sent(content)
             messages.append(Message(content, dst_node_id=node, message_type="query.holds"))
-        answers = self._grid.send_and_receive(messages, timeout=self._timeout) if messages else []
-        for reply in answers:
+        for reply in self._grid.send_and_receive(messages, timeout=self._policy.timeout):
             if reply.has_error():
                 continue
             self._ledger.received(reply.content)
             (held,) = reply.content.config_records.values()
             for place, device in enumerate(by_node[reply.metadata.src_node_id]):
-                lacking[device] = [
-                    blob
-                    for blob in self._blobs
-                    if not held[f"holds-{blob}"][place]  # type: ignore[index]
-                ]
-        return lacking
+                holds: dict[str, Any] = {name: held[f"holds-{name}"] for name in letter.ask.keep}
+                lacking[device] = [name for name, each in holds.items() if not each[place]]
 
 
-def _answered(good: dict[int, Reply]) -> set[int]:
+def _answered(good: Mapping[int, Reply]) -> set[int]:
     return {device for reply in good.values() for device in reply.devices}
 
 

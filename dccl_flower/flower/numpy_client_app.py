@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from dccl_flower.flower.wire import ndarrays, record
 
 ClientFn = Callable[[Context], Any]
 
@@ -19,42 +21,34 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     ``train_mods`` are Flower mods, e.g. for differential privacy; they see one ArrayRecord with
     the keys received and one MetricRecord. A device id in the config is echoed in the metrics,
     since one node may answer for several devices. ``query.node`` tells the node's partition id.
-    Head tuning is refused where there are mods, since they do not see its gradients. Metrics must
-    be numbers or lists of numbers.
+    ``train.again``, the later exchanges of a round, is refused where there are mods, since they do
+    not see it. Metrics must be numbers or lists of numbers.
     """
     app = ClientApp()
 
     @app.train(mods=list(train_mods))
     def train(message: Message, context: Context) -> Message:
-        arrays, config = _content(message)
-        ndarrays, count, metrics = _numpy_client(client_fn, context).fit(_ndarrays(arrays), config)
-        return _train_reply(message, ndarrays, count, metrics)
+        return _train_reply(message, _numpy_client(client_fn, context).fit)
 
-    @app.train("head")
-    def head(message: Message, context: Context) -> Message:
+    @app.train("again")
+    def again(message: Message, context: Context) -> Message:
         if train_mods:
-            raise ValueError("head tuning sends gradients that the train mods do not see")
-        arrays, config = _content(message)
-        client = _numpy_client(client_fn, context)
-        gradient, count = client.head_gradient(_ndarrays(arrays), config)
-        return _train_reply(message, gradient, count, {})
+            raise ValueError("a second exchange in a round: the train mods do not see it")
+        return _train_reply(message, _numpy_client(client_fn, context).again)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         arrays, config = _content(message)
         client = _numpy_client(client_fn, context)
-        loss, count, metrics = client.evaluate(_ndarrays(arrays), config)
+        loss, count, metrics = client.evaluate(ndarrays(arrays), config)
         values = {"loss": float(loss), "num-examples": count, **metrics}
         return _reply(message, {"metrics": _metric_record(values, config)})
 
     @app.query("node")
     def node(message: Message, context: Context) -> Message:
         keys = ("partition-id", "num-partitions")
-        record = MetricRecord()
-        for key in keys:
-            if key in context.node_config:
-                record[key] = int(context.node_config[key])
-        return _reply(message, {"metrics": record})
+        told = {key: int(context.node_config[key]) for key in keys if key in context.node_config}
+        return _reply(message, {"metrics": MetricRecord(told)})
 
     @app.query("holds")
     def holds(message: Message, context: Context) -> Message:
@@ -76,17 +70,11 @@ def _content(message: Message) -> tuple[ArrayRecord, dict[str, Any]]:
     return arrays, dict(config)
 
 
-def _ndarrays(arrays: ArrayRecord) -> list[np.ndarray]:
-    return [array.numpy().copy() for array in arrays.values()]
-
-
-def _train_reply(
-    message: Message, ndarrays: list[np.ndarray], count: int, metrics: dict[str, Any]
-) -> Message:
+def _train_reply(message: Message, turn: Callable[..., Any]) -> Message:
     received, config = _content(message)
+    vectors, count, metrics = turn(ndarrays(received), config)
     # Mods compare keys; arrays of another number are of another kind.
-    keys = list(received) if len(received) == len(ndarrays) else map(str, range(len(ndarrays)))
-    arrays = ArrayRecord({k: Array(a) for k, a in zip(keys, ndarrays, strict=True)})
+    arrays = record(vectors, list(received) if len(received) == len(vectors) else None)
     values = {"num-examples": count, **metrics}
     return _reply(message, {"arrays": arrays, "metrics": _metric_record(values, config)})
 

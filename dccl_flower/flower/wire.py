@@ -1,43 +1,79 @@
-"""Between torch tensors and Flower's records; arrays and safetensors bytes, never pickles."""
+"""Between torch tensors and Flower's records; arrays and safetensors bytes, never pickles.
+
+What comes from outside is looked at before memory is set aside for it.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
-from dccl_flower.codecs import decode, encode
-from dccl_flower.learning.fusion import State
+from dccl_flower.codecs import FP32, Codec, State
+
+MOST_SAMPLES = 2**31 - 1
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
-def to_arrays(state: State, codec: str = "fp32") -> ArrayRecord:
-    """Return a state as an ArrayRecord of the few flat vectors that a codec makes of it."""
-    return record(encode(codec, state))
+def to_arrays(state: State, codec: Codec = FP32) -> ArrayRecord:
+    """Return a state as an ArrayRecord of the arrays that a codec makes of it."""
+    return record(codec.encode(state), codec.keys(state))
 
 
-def to_state(arrays: ArrayRecord, like: Mapping[str, Tensor], codec: str = "fp32") -> State:
+def to_state(arrays: ArrayRecord, like: Mapping[str, Tensor], codec: Codec = FP32) -> State:
     """Return an ArrayRecord as a state of tensors that own their memory, named as in ``like``.
 
     Raises ValueError where the arrays are not what the codec makes of such a state.
     """
-    return decode(codec, ndarrays(arrays), like)
+    return codec.decode(ndarrays(arrays), like)
 
 
-def record(vectors: Sequence[np.ndarray]) -> ArrayRecord:
-    """Return vectors as an ArrayRecord with their places as keys, as Flower's own clients do."""
-    return ArrayRecord({str(place): Array(vector) for place, vector in enumerate(vectors)})
+def record(vectors: Sequence[np.ndarray], keys: Sequence[str] | None = None) -> ArrayRecord:
+    """Return arrays as an ArrayRecord; keys are their places, as in Flower's clients, or given."""
+    names = map(str, range(len(vectors))) if keys is None else keys
+    return ArrayRecord({name: Array(each) for name, each in zip(names, vectors, strict=True)})
 
 
 def ndarrays(arrays: ArrayRecord) -> list[np.ndarray]:
-    """Return the vectors of an ArrayRecord."""
-    return [array.numpy() for array in arrays.values()]
+    """Return the arrays of an ArrayRecord, which share its memory and cannot be written.
+
+    Raises ValueError for an array whose header and bytes do not agree.
+    """
+    return [_ndarray(name, array.data) for name, array in arrays.items()]
 
 
-def check_finite(state: State, who: str) -> None:
-    """Raise ValueError, saying ``who``, where a value is not finite."""
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{who} replied with a value in {name!r} that is not finite")
+def check_count(value: Any, who: str) -> int:
+    """Return a number of samples. Raises ValueError, saying ``who``, for what cannot be one."""
+    if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
+        allowed = f"a whole number from 1 to {MOST_SAMPLES}"
+        raise ValueError(f"{who} replied with num-examples={value}: must be {allowed}")
+    return value
+
+
+def check_round(value: Any, expected: int, who: str) -> None:
+    """Raise ValueError, saying ``who``, for a reply to another round than the one expected."""
+    if value != expected:
+        raise ValueError(f"{who} replied to round {value}, in round {expected}")
+
+
+def _ndarray(name: str, data: bytes) -> np.ndarray:
+    """Read what ``numpy.save`` wrote, without a copy."""
+    file = io.BytesIO(data)
+    try:
+        read_header = HEADERS[np.lib.format.read_magic(file)]
+        shape, is_fortran, dtype = read_header(file)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"array {name!r}: is not in NumPy's format") from error
+    held = len(data) - file.tell()
+    if dtype.hasobject or min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"array {name!r}: says {dtype} {shape}, and holds {held} bytes")
+    flat = np.frombuffer(data, dtype, offset=file.tell())
+    return flat.reshape(shape, order="F" if is_fortran else "C")

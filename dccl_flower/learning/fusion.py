@@ -22,7 +22,7 @@ class Copy:
     class_counts: Tensor | None = None
 
 
-Fusion = Callable[[Copy | None, Sequence[Copy], float], State]
+FusionRule = Callable[[Copy | None, Sequence[Copy], float], State]
 
 
 def average(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
@@ -39,7 +39,9 @@ def average(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) ->
     }
 
 
-def class_wise_head(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
+def class_wise_head(
+    cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float, head: str
+) -> State:
     """Average, but each row of the head by how many samples of its class a copy has seen.
 
     A class that nobody holds is averaged as the rest. The head is the last matrix of the state
@@ -48,9 +50,7 @@ def class_wise_head(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: f
     fused = average(cloud, devices, cloud_weight)
     copies, weights = _weighed(cloud, devices, cloud_weight)
     rows = _row_weights(copies, weights)
-    weight_name = [name for name, tensor in fused.items() if tensor.dim() == 2][-1]
-    bias_name = weight_name.removesuffix("weight") + "bias"
-    for name in (weight_name, bias_name):
+    for name in (f"{head}.weight", f"{head}.bias"):
         if name in fused:
             stacked = torch.stack([copy.state[name].double() for copy in copies])
             shares = rows.view(rows.shape + (1,) * (stacked.dim() - 2))
@@ -58,18 +58,36 @@ def class_wise_head(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: f
     return fused
 
 
-def with_pooled_statistics(fusion: Fusion) -> Fusion:
-    """Return the rule with batch statistics pooled as those of one mixture of all samples."""
+@dataclass(frozen=True)
+class Fusion:
+    """A rule: the published average, with rows of the head by classes, with pooled statistics.
 
-    def fuse(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
-        copies, weights = _weighed(cloud, devices, cloud_weight)
-        pooled = pooled_statistics([copy.state for copy in copies], weights)
-        return {**fusion(cloud, devices, cloud_weight), **pooled}
+    ``head`` names the layer that gives the logits. Batch statistics that are pooled become those
+    of one mixture of all samples.
+    """
 
-    return fuse
+    class_wise_head: bool = False
+    pooled_statistics: bool = False
+    head: str = "head"
+
+    @property
+    def needs_class_counts(self) -> bool:
+        """Tell whether every copy must come with its class counts."""
+        return self.class_wise_head
+
+    def __call__(self, cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
+        """Return the copies as one state."""
+        if self.class_wise_head:
+            fused = class_wise_head(cloud, devices, cloud_weight, self.head)
+        else:
+            fused = average(cloud, devices, cloud_weight)
+        if self.pooled_statistics:
+            copies, weights = _weighed(cloud, devices, cloud_weight)
+            fused |= pooled_statistics([copy.state for copy in copies], weights)
+        return fused
 
 
-def merge(copies: Sequence[Copy], fusion: Fusion) -> Copy:
+def merge(copies: Sequence[Copy], fusion: FusionRule) -> Copy:
     """Return devices' copies as one in float64, which fuses as they would one by one.
 
     A rule may see it in their place, since every rule here is a weighted mean: of the copies, of a
@@ -83,11 +101,6 @@ def merge(copies: Sequence[Copy], fusion: Fusion) -> Copy:
     shares = [count * own.double() / own.sum().clamp(min=1) for count, own in known]
     classes = torch.stack(shares).sum(0) if len(known) == len(copies) else None
     return Copy(fusion(None, exact, 0.0), sum(copy.count for copy in copies), classes)
-
-
-FUSIONS: dict[str, Fusion] = {"average": average, "class_wise_head": class_wise_head}
-FUSIONS |= {f"{name}_pooled": with_pooled_statistics(rule) for name, rule in FUSIONS.items()}
-NEED_CLASS_COUNTS = {"class_wise_head", "class_wise_head_pooled"}
 
 
 def _weighed(

@@ -50,7 +50,9 @@ def apply_head_gradient(
     return {**state, **stepped}
 
 
-def head_part(co: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def head_part(
+    co: nn.Module, state: dict[str, Tensor], head_name: str | None = None
+) -> dict[str, Tensor]:
     """Return the part of a state that belongs to the head of ``co``."""
     head_name, head = find_head(co)
     return {name: state[name] for name, _ in head.named_parameters(prefix=head_name)}

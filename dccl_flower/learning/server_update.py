@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     is_statistic,
@@ -13,16 +14,16 @@ from dccl_flower.learning.batch_statistics import (
 )
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.drift import ControlVariates
-from dccl_flower.learning.fusion import Copy, Fusion, State
+from dccl_flower.learning.fusion import Copy, Fusion, FusionRule, State
 from dccl_flower.learning.server_momentum import ServerMomentum
 
 
 class ServerUpdate:
     """A fusion rule and what the server remembers from round to round."""
 
-    def __init__(self, rounds: RoundsConf, fusion: Fusion) -> None:
+    def __init__(self, rounds: TwoSidedRoundsConf, fusion: FusionRule, head: str) -> None:
+        self.fusion = replace(fusion, head=head) if isinstance(fusion, Fusion) else fusion
         self._rounds = rounds
-        self._fusion = fusion
         self._momentum = ServerMomentum(rounds.server_momentum)
         self._variates = ControlVariates(rounds.cloud_weight)
         self._seen_by: dict[str, State] = {"cloud": {}, "devices": {}}
@@ -56,7 +57,7 @@ class ServerUpdate:
                     ).items()
                 },
             }
-        fused = self._fusion(cloud, devices, rounds.cloud_weight)
+        fused = self.fusion(cloud, devices, rounds.cloud_weight)
         fused = {name: tensor.to(before[name].dtype) for name, tensor in fused.items()}
         fused = step_statistics(before, fused, rounds.statistics_step)
         if rounds.scaffold and cloud is not None:

@@ -1,17 +1,52 @@
-"""Co-submodels of several widths: a narrow one holds the leading channels of the wide one.
+"""Models of several widths: a narrow one holds the leading channels of the wide one.
 
 Diao, Ding and Tarokh, "HeteroFL", arXiv 2010.01264: each entry is averaged over those who hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dccl_flower.config import ConfError
 from dccl_flower.learning.fusion import Copy, State
+from dccl_flower.models.frozen import exchanged_state
+from dccl_flower.models.split import narrow
+
+_NARROWED: WeakKeyDictionary[nn.Module, dict[float, nn.Module]] = WeakKeyDictionary()
+
+
+class Widths:
+    """A model cut to several shares of its width; ``example`` holds images (N, C, H, W).
+
+    Raises ConfError for a share that it cannot be cut to.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, shares: Iterable[float]) -> None:
+        self.modules: dict[float, nn.Module] = {}
+        for share in sorted(set(shares)):
+            try:
+                self.modules[share] = narrow(model, example, share)
+            except ConfError as error:
+                raise ConfError(f"devices.profiles: co_share={share}: {error}") from error
+
+    def part_of(self, state: State, share: float) -> State:
+        """Return the part of the model's state that a share of its width holds."""
+        return leading(state, exchanged_state(self.modules[share]))
+
+
+def of_width(model: nn.Module, share: float, example: Callable[[], Tensor]) -> nn.Module:
+    """Return a model of a share of the width, cut once a process: cutting takes seconds."""
+    if share == 1:
+        return model
+    made = _NARROWED.setdefault(model, {})
+    if share not in made:
+        made[share] = narrow(model, example(), share)
+    return made[share]
 
 
 def leading(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:

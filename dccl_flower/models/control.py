@@ -40,3 +40,9 @@ class NoControl(nn.Module):
                 module.add_module(parent, nn.Module())
             module = module.get_submodule(parent)
         module.add_module(last, part)
+
+
+def choose_control(name, mimic, cloud, co):
+    if name not in CONTROLS:
+        raise ValueError(f"control={name!r}: expected one of {', '.join(CONTROLS)}")
+    return {"mimic": mimic, "cloud_submodel": cloud, "none": NoControl(co)}[name]

@@ -4,101 +4,70 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dccl_flower.learning.evaluate import Scores
-from dccl_flower.learning.fidelity import Fidelity
-
-PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
+from dccl_flower.engine import RoundFacts
+from dccl_flower.files import write_text
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round on the test set; bytes as counted from the messages, devices by id.
-
-    With device profiles ``virtual_seconds`` is what the round would have taken; ``late`` and
-    ``gone`` devices were asked and did not answer in time.
-    """
+    """One round: what its state scored, by name, how long it took, and what the engine tells."""
 
     round: int
-    accuracy: float
-    accuracy_cloud_classes: float
-    accuracy_device_classes: float
-    plug_in_gap: float
-    bytes_down: int
-    bytes_up: int
+    scores: Mapping[str, float]
     seconds: float
-    devices: list[int]
-    virtual_seconds: float | None = None
-    late: list[int] = field(default_factory=list)
-    gone: list[int] = field(default_factory=list)
+    facts: RoundFacts
+
+    def row(self) -> dict[str, Any]:
+        """Return the round as results.json and rounds.csv have it, scores first."""
+        facts = asdict(self.facts)
+        del facts["worker_peak_mb"]
+        return {"round": self.round, **self.scores, "seconds": self.seconds, **facts}
 
 
 @dataclass
 class Results:
-    """Everything in results.json; accuracies are fractions, sizes bytes, times seconds."""
+    """Everything in results.json; sizes are bytes, times seconds.
+
+    ``final`` are the scores of the last round, ``references`` those that they are held against, by
+    model.
+    """
 
     conf: dict[str, Any]
     seed: int
     versions: dict[str, str]
     final: dict[str, float]
-    cloud_submodel: Scores
-    mimic: Scores
-    mimic_fidelity: dict[str, Fidelity]
+    references: dict[str, Mapping[str, float]]
     rounds: list[RoundResult]
     wire: dict[str, int]
     seconds: dict[str, float]
     peak_rss_mb: dict[str, float]
 
     def write(self, path: Path) -> None:
-        """Write results.json aside and rename it."""
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        aside.replace(path)
-
-
-def final_scores(last: RoundResult) -> dict[str, float]:
-    """Return the last round's scores as results.json gives them."""
-    return {
-        "accuracy": last.accuracy,
-        "accuracy_cloud_classes": last.accuracy_cloud_classes,
-        "accuracy_device_classes": last.accuracy_device_classes,
-        "accuracy_mimic_co": last.accuracy - last.plug_in_gap,
-        "plug_in_gap": last.plug_in_gap,
-    }
+        """Write results.json."""
+        content = {**vars(self), "rounds": [each.row() for each in self.rounds]}
+        write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def virtual_seconds(rounds: Sequence[RoundResult]) -> dict[str, float]:
     """Return what the rounds would have taken in all, where a virtual clock ran."""
-    taken = [each.virtual_seconds for each in rounds if each.virtual_seconds is not None]
+    clocked = [each.facts.virtual_seconds for each in rounds]
+    taken = [seconds for seconds in clocked if seconds is not None]
     return {"virtual": sum(taken)} if taken else {}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the numbers."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def machine(found: Mapping[str, str]) -> str:
-    """Return this machine's cores and, of the versions found, those of torch and Flower."""
-    named = [f"{name} {found[name]}" for name in ("torch", "flwr") if name in found]
-    return ", ".join([f"{os.cpu_count()} cores", *named])
 
 
 def append_round(path: Path, result: RoundResult) -> None:
     """Append a line to rounds.csv, with a header first; device ids are joined by spaces."""
-    is_new = not path.exists()
+    is_new, row = not path.exists(), result.row()
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
-            writer.writerow(field.name for field in fields(result))
+            writer.writerow(row)
         writer.writerow(
-            " ".join(map(str, value)) if isinstance(value, list) else value
-            for value in asdict(result).values()
+            " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for value in row.values()
         )

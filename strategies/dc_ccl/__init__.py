@@ -1,5 +1,20 @@
-"""DC-CCL."""
+"""DC-CCL: device-cloud collaborative controlled learning, Ding et al., arXiv 2303.10361.
 
-from .method import DcCcl
+                  cloud                       │              each device
+                                              │
+  once   cloud submodel ── distil ─> mimic ───┼── by hash ──> mimic, frozen
+              (stays)                         │
+  round  co-submodel ─────────────────────────┼─────────────> co-submodel
+              │                               │                    │
+         train on cloud samples               │          train on private samples
+         under CE(mimic + co, y)              │          under CE(mimic + co, y)
+              │                               │                    │
+         own copy ──────> fuse <──────────────┼─────────────── its copy
+                            │                 │
+         next co-submodel <─┘                 │
+                                              │
+  serve  cloud submodel + co-submodel         │   mimic + co-submodel
 
-__all__ = ["DcCcl"]
+``method.py`` holds the round, ``device.py`` a device's turn, ``turns.py`` what passes between them,
+``cloud.py`` what the server keeps, ``conf.py`` the keys, ``front.py`` what Flower's users import.
+"""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.checkpoint import to_bytes
 from dccl_flower.config import DistilConf, PretrainConf
-from dccl_flower.data.loader import Loader, endless
+from dccl_flower.data.batches import as_batches
+from dccl_flower.data.loader import endless
 from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.controlled import NOBODY, LocalRecipe, train_controlled
@@ -18,7 +19,7 @@ from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.head_tuning import head_gradient
 from dccl_flower.learning.herding import head_inputs, herded_rows
-from dccl_flower.learning.losses import Loss, make_loss
+from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.pretrain import CPU, pretrain
 from dccl_flower.learning.samples import (
     Chooser,
@@ -27,14 +28,14 @@ from dccl_flower.learning.samples import (
     labels_of,
     take_exemplars,
 )
-from dccl_flower.models.control import CONTROLS, NoControl
-from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
-from dccl_flower.models.zoo import find_head
+from dccl_flower.method import OnProgress
+from dccl_flower.models.control import choose_control
+from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names, load_exchanged
+from dccl_flower.models.head import find_head
 from dccl_flower.seeds import isolated_rng, torch_generator
 
 CO_STARTS = ("base", "mimic")
 EXEMPLAR_CHOICES = ("random", "herded")
-OnProgress = Callable[[str, int, int], None]
 
 
 class Cloud:
@@ -45,7 +46,8 @@ class Cloud:
     ``validation_loader`` decides which epoch of pretraining and distillation is kept. ``control``
     names what stands in for the cloud submodel on both sides: the mimic, the cloud submodel itself
     (which a real device could not hold), or nothing. With ``co_start="mimic"`` the co-submodel
-    takes over the mimic's weights, once distilled, with a head of zeros.
+    takes over the mimic's weights, once distilled, with a head of zeros. Loaders yield pairs or
+    dicts. ``head`` names the layer that gives the co-submodel's logits, where it cannot be found.
     """
 
     def __init__(
@@ -53,35 +55,34 @@ class Cloud:
         cloud_submodel: nn.Module,
         mimic: nn.Module,
         co_submodel: nn.Module,
-        train_loader: Loader,
+        train_loader: Any,
         *,
-        co_loader: Loader | None = None,
-        validation_loader: Loader | None = None,
+        co_loader: Any = None,
+        validation_loader: Any = None,
         pretrain: PretrainConf | None = None,
         distil: DistilConf | None = None,
         control: str = "mimic",
         co_start: str = "base",
+        head: str | None = None,
         seed: int = 0,
         compute: Compute = CPU,
         on_progress: OnProgress = lambda phase, done, total: None,
     ) -> None:
-        if control not in CONTROLS:
-            raise ValueError(f"control={control!r}: expected one of {', '.join(CONTROLS)}")
         if co_start not in CO_STARTS:
             raise ValueError(f"co_start={co_start!r}: expected one of {', '.join(CO_STARTS)}")
         self.cloud_submodel = cloud_submodel.to(compute.device)
         self.mimic = mimic.to(compute.device)
         self.co_submodel = co_submodel.to(compute.device)
-        self.control = {
-            "mimic": self.mimic,
-            "cloud_submodel": self.cloud_submodel,
-            "none": NoControl(co_submodel).to(compute.device),
-        }[control]
-        self.num_classes = find_head(co_submodel)[1].out_features
+        self.control = choose_control(control, mimic, cloud_submodel, co_submodel)
+        self.control.to(compute.device)
+        self.head, layer = find_head(co_submodel, name=head)
+        self.num_classes = layer.out_features
         self.prepared = False
-        self._train_loader = train_loader
-        self._co_loader = co_loader or train_loader
-        self._validation_loader = validation_loader
+        self._train_loader = as_batches(train_loader)
+        self._co_loader = self._train_loader if co_loader is None else as_batches(co_loader)
+        self._validation_loader = (
+            None if validation_loader is None else as_batches(validation_loader)
+        )
         self._pretrain = pretrain or PretrainConf()
         self._distil = distil or DistilConf()
         self._seed = seed
@@ -116,22 +117,23 @@ class Cloud:
         """Return a copy of the co-submodel's exchanged state, on the CPU."""
         return {n: t.detach().cpu().clone() for n, t in exchanged_state(self.co_submodel).items()}
 
-    def control_blob(self) -> bytes:
-        """Return the control, a shared stem included, as safetensors bytes."""
-        return to_bytes(self.control.state_dict())
+    def control_states(self) -> dict[str, State]:
+        """Return what a device needs of the control, by names that say what it is."""
+        states = self._named_control_states()
+        return {name: state for name, state in states.items() if state}
 
     def example(self) -> Tensor:
         """Return two of the cloud's images, to measure models by."""
         images, _ = next(iter(self._train_loader))
         return images[:2]
 
-    def exemplar_blob(self, count: int, choice: str = "random") -> bytes:
-        """Return ``count`` cloud samples, ``random`` or ``herded``, as safetensors bytes."""
+    def exemplars(self, count: int, choice: str = "random") -> State:
+        """Return ``count`` cloud samples, ``random`` or ``herded``."""
         if choice not in EXEMPLAR_CHOICES:
             allowed = ", ".join(EXEMPLAR_CHOICES)
             raise ValueError(f"exemplar_choice={choice!r}: expected one of {allowed}")
         with isolated_rng(self._seed, "exemplars", "torch"):
-            return to_bytes(take_exemplars(self._train_loader, self._chooser(count, choice)))
+            return take_exemplars(self._train_loader, self._chooser(count, choice))
 
     def train_co(
         self,
@@ -152,7 +154,7 @@ class Cloud:
                 self.co_submodel,
                 self.control,
                 batches,
-                self._loss(loss),
+                LOSSES[loss].made(self.class_counts),
                 recipe,
                 self._compute.device,
                 correction=correction,
@@ -172,7 +174,7 @@ class Cloud:
                 self.co_submodel,
                 self.control,
                 endless(self._co_loader, torch_generator(self._seed, *keys)),
-                self._loss(loss),
+                LOSSES[loss].made(self.class_counts),
                 num_batches,
                 self._compute.device,
             )
@@ -186,7 +188,7 @@ class Cloud:
         return self._counts
 
     def scorer(
-        self, test_loader: Loader, cloud_classes: list[int], device_classes: list[int]
+        self, test_loader: Any, cloud_classes: list[int], device_classes: list[int]
     ) -> Scorer:
         """Return a scorer of served models on a test set; prepares the cloud first."""
         self.prepare()
@@ -194,7 +196,7 @@ class Cloud:
             self.cloud_submodel,
             self.mimic,
             self.co_submodel,
-            test_loader,
+            as_batches(test_loader),
             cloud_classes,
             device_classes,
             self._compute.device,
@@ -234,12 +236,18 @@ class Cloud:
             model.requires_grad_(False)
         self.prepared = True
 
-    def _loss(self, name: str) -> Loss:
-        return make_loss(name, self.class_counts)
+    def _named_control_states(self) -> dict[str, State]:
+        if self.control is self.cloud_submodel:
+            return {"cloud_submodel": self.control.state_dict()}
+        shared = tuple(f"{name}." for name in frozen_names(self.control))
+        parts: dict[str, State] = {"cloud_stem": {}, "mimic": {}}
+        for name, tensor in self.control.state_dict().items():
+            parts["cloud_stem" if name.startswith(shared) else "mimic"][name] = tensor
+        return parts
 
     def _start_from_mimic(self) -> None:
         load_exchanged(self.co_submodel, exchanged_state(self.mimic))
-        for parameter in find_head(self.co_submodel)[1].parameters():
+        for parameter in self.co_submodel.get_submodule(self.head).parameters():
             nn.init.zeros_(parameter)
 
     def _run_phase(self, phase: str, work: Callable[[torch.Generator, str], None]) -> None:

@@ -1,4 +1,4 @@
-"""DC-CCL as Flower's server sees it: one class, its hooks in the order of a round.
+"""DC-CCL, the server's half: a round from top to bottom.
 
 Ding, Niu, Wu, Tang, Lyu and Chen, "DC-CCL: Device-Cloud Collaborative Controlled Learning for
 Large Vision Models", arXiv 2303.10361.
@@ -7,291 +7,262 @@ Large Vision Models", arXiv 2303.10361.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+import torch
+from torch import Tensor, nn
 
-from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import CODECS
-from dccl_flower.config import RoundsConf
-from dccl_flower.fleet.cohorts import Cohort, Rules
+from dccl_flower.config import TwoSidedRoundsConf
+from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.profiles import Fleet
-from dccl_flower.flower.courier import Courier, Errand
-from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.nodes import NodeDirectory, check_node_count
-from dccl_flower.flower.privacy import refuse_with_privacy
-from dccl_flower.flower.replies import Reader, Reply
-from dccl_flower.flower.roster import Roster
-from dccl_flower.flower.wire import to_arrays, to_state
-from dccl_flower.learning.controlled import MEASURED, STATISTICS, LocalRecipe, round_recipe
-from dccl_flower.learning.fusion import FUSIONS, Copy, Fusion, State, average
+from dccl_flower.fleet.tiers import Workload
+from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, round_recipe
+from dccl_flower.learning.evaluate import Scorer
+from dccl_flower.learning.fusion import Copy, Fusion, FusionRule, State, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.server_update import ServerUpdate
-from dccl_flower.learning.widths import level
+from dccl_flower.learning.widths import Widths, level
+from dccl_flower.method import Ask, Round
+from dccl_flower.models.frozen import load_exchanged
+from dccl_flower.strategies.answers import CLASS_COUNTS, copies_of, devices_of
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
+from dccl_flower.strategies.dc_ccl.turns import Score, Train, TuneHead
+
+logger = logging.getLogger("dccl_flower")
 
 
-class DcCcl(FedAvg):
+@dataclass(frozen=True)
+class Settings:
+    """How both sides train and what is made of their copies.
+
+    ``statistics`` says what batch norms do, once ``freeze_statistics_after`` of the rounds is over:
+    see LocalRecipe; ``fused`` and ``mixed`` need a fusion with pooled statistics. ``exemplars`` are
+    cloud samples that go down once, chosen ``random`` or ``herded``. Raises ValueError for a name
+    that is not known.
+    """
+
+    loss: str = "ce"
+    fusion: FusionRule = field(default_factory=Fusion)
+    statistics: str = "batch"
+    head_tuning: bool = False
+    exemplars: int = 0
+    exemplar_choice: str = "random"
+
+    def __post_init__(self) -> None:
+        for key, known in (("loss", tuple(LOSSES)), ("statistics", STATISTICS)):
+            if (given := getattr(self, key)) not in known:
+                raise ValueError(f"{key}={given!r}: expected one of {', '.join(known)}")
+
+
+class DcCclServer:
     """Devices and cloud train copies of a co-submodel under a mimic; a fusion rule joins them.
 
-    ``arrays`` is the co-submodel. The cloud pretrains and distils on the first round unless it is
-    prepared already. ``num_devices`` logical devices are shared out to the nodes; ``num_nodes``
-    says how many nodes to wait for (a simulation knows). ``statistics`` says what batch norms do,
-    once ``rounds.freeze_statistics_after`` is over: see LocalRecipe; ``fused`` and ``mixed`` need a
-    fusion with pooled statistics. ``class_counts`` has devices tell theirs, which some fusion rules
-    need. With a ``fleet`` devices are of tiers, and a virtual clock says who answers in time under
-    ``rules``. ``exemplar_choice`` is ``random`` or ``herded``. ``codec`` is ``fp32``, ``fp16`` or
-    ``int8``. ``devices_per_node`` lets a message speak to several devices of a node, whose copies
-    the worker merges by a ``fusion`` of FUSIONS. ``seed`` fixes the cohorts and every draw of a
-    device. Raises AggregationError where less than ``rounds.min_replies`` of a cohort
-    answer or an answer does not fit, and ValueError for options that differential privacy
-    excludes.
+    The cloud pretrains and distils unless it is prepared already. With a ``fleet`` devices train
+    the share of the width that their tier says. ``prepare`` takes the place of the cloud's own.
     """
 
     def __init__(
         self,
         cloud: Cloud,
-        *,
-        num_devices: int,
-        devices_per_round: int | None = None,
+        settings: Settings | None = None,
+        rounds: TwoSidedRoundsConf | None = None,
         fleet: Fleet | None = None,
-        rules: Rules | None = None,
-        num_nodes: int | None = None,
-        rounds: RoundsConf | None = None,
-        loss: str = "ce",
-        fusion: Fusion = average,
-        class_counts: bool = False,
-        statistics: str = "batch",
-        head_tuning: bool = False,
-        exemplars: int = 0,
-        exemplar_choice: str = "random",
-        codec: str = "fp32",
-        devices_per_node: int = 1,
-        seed: int = 0,
-        fraction_evaluate: float = 0.0,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
-        if loss not in LOSSES:
-            raise ValueError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
-        if statistics not in STATISTICS:
-            allowed = ", ".join(STATISTICS)
-            raise ValueError(f"statistics={statistics!r}: expected one of {allowed}")
-        if codec not in CODECS:
-            raise ValueError(f"codec={codec!r}: expected one of {', '.join(CODECS)}")
-        self._rounds = rounds or RoundsConf()
-        self._fusion_name = next((name for name, rule in FUSIONS.items() if rule is fusion), "")
-        if devices_per_node != 1:
-            _check_merging(self._fusion_name, statistics, self._rounds)
-        super().__init__(fraction_evaluate=fraction_evaluate)
         self.cloud = cloud
-        self.ledger = Ledger()
-        self.replies: list[Reply] = []
-        self._num_nodes = num_nodes
-        self._roster = Roster(
-            num_devices, devices_per_round, seed, self._rounds, codec, fleet, rules
-        )
-        if self._roster.has_several_widths and (head_tuning or self._rounds.scaffold):
+        self.settings = settings or Settings()
+        self.rounds = rounds or TwoSidedRoundsConf()
+        self._fleet = fleet
+        if self._shares != {1.0} and (self.settings.head_tuning or self.rounds.scaffold):
             raise ValueError("tiers with co_share below 1: not with head tuning or SCAFFOLD")
-        self._loss = loss
-        self._class_counts = class_counts
-        self._statistics = statistics
-        self._head_tuning = head_tuning
-        self._exemplars = exemplars
-        self._exemplar_choice = exemplar_choice
-        self._codec = codec
-        self._devices_per_node = devices_per_node
-        self._server = ServerUpdate(self._rounds, fusion)
-        self._seed = seed
-        self._courier: Courier | None = None
-        self.cohort = Cohort([])
-        self._errand: Errand | None = None
-        self._fused: State | None = None
-        self._cloud_copy: Future[State] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cloud")
+        self._update = ServerUpdate(self.rounds, self.settings.fusion, cloud.head)
+        self._prepare = prepare or cloud.prepare
+        self._test: tuple[Any, ...] = ()
+        self._keep: dict[str, Parcel] = {}
+        self._widths: Widths | None = None
+        # A thread takes up torch's thread count when it first computes, whatever it is by then.
+        threads = (torch.get_num_threads(),)
+        self._thread = ThreadPoolExecutor(1, "cloud", torch.set_num_threads, threads)
 
-    def summary(self) -> None:
-        """Log what the rounds will do."""
-        logger = logging.getLogger("flwr")
-        roster = self._roster
-        logger.info("\t├──> Devices: %d, a round: %d", roster.num_devices, roster.per_round)
-        logger.info("\t├──> Local steps: %d, loss: %s", self._rounds.local_steps, self._loss)
-        logger.info("\t└──> Weight of the cloud's copy: %.2f", self._rounds.cloud_weight)
-
-    def initial_arrays(self) -> ArrayRecord:
-        """Return the co-submodel's first state, for ``start(initial_arrays=...)``."""
-        return to_arrays(self.cloud.initial_co_state())
-
-    def co_state(self, arrays: ArrayRecord) -> State:
-        """Return the co-submodel's state, by name, that ``arrays`` of this strategy stand for."""
-        return to_state(arrays, self.cloud.co_state())
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Draw the cohort, start the cloud's own training, make one message a device."""
-        self._co = self.co_state(arrays)
-        self._refuse_with_privacy(config)
-        courier = self._meet(grid)
-        self.cohort = self._roster.draw(server_round)
-        for_cloud, for_devices = self._server.corrections()
-        self._config = self._round_config(server_round, config)
-        beside_cloud, beside_devices = self._server.other_sides()
-        extra: dict[str, Any] = {"own-share": beside_devices.own_share}
-        if for_devices:
-            extra["correction"] = to_bytes(for_devices)
-        if beside_devices.statistics:
-            extra["statistics-cloud"] = to_bytes(dict(beside_devices.statistics))
-        unanswered = [*self.cohort.late, *self.cohort.gone]
-        courier.count_unanswered(self._roster.readers(unanswered, self._co))
-        readers = self._roster.readers(self.cohort.devices, self._co)
-        self._errand = courier.send(readers, {**self._config, **extra}, "train")
-        if self._rounds.cloud_weight > 0:
-            recipe = self._recipe(server_round)
-            self._cloud_copy = self._thread.submit(
-                self.cloud.train_co,
-                self._co,
-                self._loss,
-                recipe,
-                server_round,
-                for_cloud,
-                self._rounds.keep_momentum,
-                beside_cloud,
-            )
-        return self._errand.messages
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the replies, fuse them with the cloud's copy, tune the head where asked for."""
-        assert self._courier is not None
-        assert self._errand is not None
-        self.replies = self._courier.read(self._errand, replies)
-        cloud = self._cloud_side()
-        devices = level([r.copy for r in self.replies], cloud.state if cloud else self._co)
-        recipe = self._recipe(server_round)
-        self._fused = self._server.next_state(self._co, cloud, devices, recipe)
-        if self._head_tuning:
-            self._fused = self._tune_head(server_round, self._fused, self._courier)
-        contents = [content for reply in self.replies for content in reply.contents]
-        return to_arrays(self._fused), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Have a cohort score mimic + co on its own samples, where asked for at all."""
-        if self.fraction_evaluate == 0:
-            return []
-        cohort = self._roster.draw_evaluators(self.fraction_evaluate, server_round)
-        round_config = self._round_config(server_round, config)
-        readers = self._roster.readers(cohort, self.co_state(arrays))
-        return self._meet(grid).send(readers, round_config, "evaluate").messages
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Average the devices' scores by sample count."""
-        by_device = {}
-        for reply in replies:
-            if reply.has_content():
-                self.ledger.received(reply.content)
-                (metrics,) = reply.content.metric_records.values()
-                by_device[metrics.pop("device")] = reply
-        in_order = [by_device[device] for device in sorted(by_device)]
-        return super().aggregate_evaluate(server_round, in_order)
-
-    def _meet(self, grid: Grid) -> Courier:
-        """Do once what takes long: pretrain, distil, and learn which node plays which device."""
-        if self._courier is None:
-            num_devices = self._roster.num_devices
-            check_node_count(len(list(grid.get_node_ids())), num_devices)
-            self.cloud.prepare()
-            blobs = {"mimic": self.cloud.control_blob()}
-            if self._exemplars > 0:
-                blobs["exemplars"] = self.cloud.exemplar_blob(
-                    self._exemplars, self._exemplar_choice
-                )
-            self._roster.prepare(self.cloud, blobs)
-            directory = NodeDirectory(grid, num_devices, self.ledger, self._num_nodes)
-            self._courier = Courier(
-                grid,
-                directory,
-                self.ledger,
-                blobs,
-                self._rounds.min_replies,
-                self._rounds.timeout,
-                self._codec,
-                self._devices_per_node,
-            )
-        return self._courier
-
-    def _refuse_with_privacy(self, config: ConfigRecord) -> None:
-        options = {
-            "head tuning": self._head_tuning,
-            "class counts of devices": self._class_counts,
-            f"codec={self._codec}": self._codec != "fp32",
-            f"devices_per_node={self._devices_per_node}": self._devices_per_node != 1,
-            "tiers with co_share below 1": self._roster.has_several_widths,
-        }
-        given = [name for name, is_given in options.items() if is_given]
-        refuse_with_privacy(config, self._co, self._fused, given)
-
-    def _cloud_side(self) -> Copy | None:
-        if self._cloud_copy is None:
-            return None
-        counts = self.cloud.class_counts() if self._class_counts else None
-        return Copy(self._cloud_copy.result(), 0, counts)
-
-    def _recipe(self, server_round: int) -> LocalRecipe:
-        return round_recipe(self._rounds, server_round, self._statistics)
-
-    def _round_config(self, server_round: int, config: ConfigRecord) -> dict[str, Any]:
-        recipe = {k.replace("_", "-"): v for k, v in vars(self._recipe(server_round)).items()}
-        own = {
-            "server-round": server_round,
-            "seed": self._seed,
-            "loss": self._loss,
-            "keep-momentum": self._rounds.keep_momentum,
-            "tell-class-counts": self._class_counts,
-        }
-        # Flower cannot count the bytes of an empty string, nor does a device alone fuse anything.
-        merging = {"fusion": self._fusion_name} if self._devices_per_node != 1 else {}
-        return {**config, **recipe, **own, **merging}
-
-    def _tune_head(self, server_round: int, state: State, courier: Courier) -> State:
-        """Step the head along the gradient of everybody's samples, fused as copies are.
-
-        Each step sends the whole co-submodel down, since a device keeps none between messages.
-
-        It runs here rather than in the next ``configure_train`` so that the last round is tuned
-        too, and the score of a round is that of its tuned head.
-        """
-        rounds = self._rounds
-        for step in range(rounds.head_tuning_steps):
-            like = head_part(self.cloud.co_submodel, state)
-            config = {**self._config, "head-step": step}
-            readers = self._roster.readers(self.cohort.devices, state)
-            replies = courier.ask(readers, config, Reader(like))
-            own = None
-            if rounds.cloud_weight > 0:
-                gradient = self.cloud.head_gradient(
-                    state, self._loss, rounds.local_steps, server_round, step
-                )
-                own = Copy(gradient, 0)
-            gradient = average(own, [reply.copy for reply in replies], rounds.cloud_weight)
-            state = apply_head_gradient(state, gradient, rounds.head_tuning_lr)
+    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
+        """Train on both sides, fuse, and tune the head where asked for."""
+        recipe = round_recipe(self.rounds, number, self.settings.statistics)
+        # Each device trains its part of the co-submodel on its own samples, under the control.
+        asks = self._training(state, devices, recipe)
+        # Meanwhile the cloud does the same with its samples, in the background.
+        own = self._train_cloud(state, number, recipe)
+        answers = yield asks
+        # Copies of narrow widths are filled up with the mean of those who hold an entry.
+        cloud = self._cloud_copy(own)
+        copies = level(copies_of(answers.values()), cloud.state if cloud else state)
+        # The fusion rule joins both sides; what the server remembers acts on the change.
+        state = self._update.next_state(state, cloud, copies, recipe)
+        # Head tuning is a second question: everybody's gradient of the last layer alone.
+        who = devices_of(answers.values())
+        for step in range(self.rounds.head_tuning_steps if self.settings.head_tuning else 0):
+            gradients = yield self._tuning(state, who, step)
+            state = self._step_head(state, copies_of(gradients.values()), number, step)
         return state
 
+    def prepare(self) -> None:
+        """Pretrain, distil, and pack what devices are sent once."""
+        self._prepare()
+        settings = self.settings
+        if not self._keep:
+            states = self.cloud.control_states()
+            if settings.exemplars > 0:
+                choice = settings.exemplar_choice
+                states["exemplars"] = self.cloud.exemplars(settings.exemplars, choice)
+            self._keep = {name: Parcel.of(held) for name, held in states.items()}
+            for name in (name for name in states if name.startswith("cloud")):
+                logger.warning("%s, a part of the cloud submodel, goes to devices", name)
 
-def _check_merging(fusion: str, statistics: str, rounds: RoundsConf) -> None:
-    """Raise ValueError where merged copies would not fuse as they would one by one."""
-    if not fusion:
-        raise ValueError(f"devices_per_node: needs a fusion of {', '.join(FUSIONS)}")
-    if statistics in MEASURED and not fusion.endswith("_pooled"):
-        given = f"statistics={statistics!r}"
-        raise ValueError(f"devices_per_node: with {given} it needs a fusion with pooled statistics")
-    if rounds.scaffold and fusion.startswith("class_wise_head"):
-        raise ValueError("devices_per_node: not with SCAFFOLD and a class-wise head together")
+    def initial_state(self) -> State:
+        """Return the co-submodel's first state."""
+        return self.cloud.initial_co_state()
+
+    def plan(self, num_rounds: int) -> None:
+        """Let the schedule of rates follow the number of rounds."""
+        self.rounds = replace(self.rounds, count=num_rounds)
+
+    def workload(self) -> Workload:
+        """Return what a turn takes a device."""
+        cloud, example = self.cloud, self.cloud.example()
+        self._widths = Widths(cloud.co_submodel, example, self._shares)
+        keep = sum(len(parcel.blob()) for parcel in self._keep.values())
+        has_exemplars = self.settings.exemplars > 0
+        return workload(self._widths, cloud.control, example, self.rounds, has_exemplars, keep)
+
+    def evaluation(self, number: int, state: State, devices: Sequence[int]) -> Mapping[int, Ask]:
+        """Ask devices to score control + co."""
+        return self._by_width(state, devices, Score)
+
+    def scores(self, state: State) -> Iterator[tuple[str, float]]:
+        """Yield the accuracies of cloud + co, and what the devices' own sum lies below it."""
+        if self._test:
+            scores, mimic_co = self.scorer.served(state)
+            yield from asdict(scores).items()
+            yield "accuracy_mimic_co", mimic_co
+            yield "plug_in_gap", scores.accuracy - mimic_co
+
+    def references(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the scores of cloud submodel and mimic alone, and how close the mimic comes."""
+        if not self._test:
+            return {}
+        close = {
+            f"{name}_{side}": value
+            for side, each in self.scorer.mimic_fidelity().items()
+            for name, value in asdict(each).items()
+        }
+        mimic = {**asdict(self.scorer.mimic()), **close}
+        return {"cloud_submodel": asdict(self.scorer.cloud_submodel()), "mimic": mimic}
+
+    def score_on(self, loader: Any, cloud_classes: list[int], device_classes: list[int]) -> None:
+        """Score on these images from now on, by the classes of either side."""
+        self._test = (loader, cloud_classes, device_classes)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What scores served models; the cloud is prepared first."""
+        self._prepare()
+        return self.cloud.scorer(*self._test)
+
+    def state_dict(self, state: State) -> dict[str, State]:
+        """Return the three submodels by role."""
+        load_exchanged(self.cloud.co_submodel, state)
+        return self.cloud.state_dict()
+
+    def load_state_dict(self, states: Mapping[str, State]) -> None:
+        """Take over three submodels; the cloud then counts as prepared."""
+        self.cloud.load_state_dict(dict(states))
+
+    @property
+    def _shares(self) -> set[float]:
+        return {1.0} if self._fleet is None else {tier.co_share for tier in self._fleet.tiers}
+
+    def _training(
+        self, state: State, devices: Sequence[int], recipe: LocalRecipe
+    ) -> dict[int, Ask]:
+        settings, fusion = self.settings, self.settings.fusion
+        _, correction = self._update.corrections()
+        _, other = self._update.other_sides()
+        beside = {"correction": correction, "statistics_cloud": dict(other.statistics)}
+        tells = getattr(fusion, "needs_class_counts", False)
+
+        def turn(width: float) -> Train:
+            own = self._update.fusion
+            merging = own if isinstance(own, Fusion) else Fusion()
+            keeps = self.rounds.keep_momentum
+            return Train(recipe, settings.loss, keeps, tells, other.own_share, width, merging)
+
+        wants = (CLASS_COUNTS,) if tells else ()
+        return self._by_width(state, devices, turn, {k: v for k, v in beside.items() if v}, wants)
+
+    def _tuning(self, state: State, devices: Sequence[int], step: int) -> dict[int, Ask]:
+        turn = TuneHead(self.rounds.local_steps, self.settings.loss, step)
+        like = head_part(self.cloud.co_submodel, state, self.cloud.head)
+        ask = Ask(state, turn, keep=self._keep, like=like, sends="co", brings="head_gradient")
+        return dict.fromkeys(devices, ask)
+
+    def _by_width(
+        self,
+        state: State,
+        devices: Sequence[int],
+        turn: Callable[[float], Any],
+        beside: Mapping[str, State] | None = None,
+        wants: Sequence[str] = (),
+    ) -> dict[int, Ask]:
+        """Return an ask a width, of which each device gets that of its tier."""
+        asks = {}
+        for share in self._shares:
+            part = (
+                state if share == 1 or self._widths is None else self._widths.part_of(state, share)
+            )
+            more = {"keep": self._keep, "wants": wants, "sends": "co", "brings": "co"}
+            asks[share] = Ask(part, turn(share), beside or {}, **more)
+        if self._fleet is None:
+            return dict.fromkeys(devices, asks[1.0])
+        return {device: asks[self._fleet.tier_of(device).co_share] for device in devices}
+
+    def _train_cloud(self, state: State, number: int, recipe: LocalRecipe) -> Future[State] | None:
+        if self.rounds.cloud_weight == 0:
+            return None
+        correction, _ = self._update.corrections()
+        other, _ = self._update.other_sides()
+        arguments = (correction, self.rounds.keep_momentum, other)
+        loss = self.settings.loss
+        return self._thread.submit(self.cloud.train_co, state, loss, recipe, number, *arguments)
+
+    def _cloud_copy(self, own: Future[State] | None) -> Copy | None:
+        if own is None:
+            return None
+        tells = getattr(self.settings.fusion, "needs_class_counts", False)
+        return Copy(own.result(), 0, self.cloud.class_counts() if tells else None)
+
+    def _step_head(self, state: State, gradients: Sequence[Copy], number: int, step: int) -> State:
+        """Step the head along the gradient of everybody's samples, fused as copies are."""
+        rounds, own = self.rounds, None
+        if rounds.cloud_weight > 0:
+            asked = (self.settings.loss, rounds.local_steps, number, step)
+            own = Copy(self.cloud.head_gradient(state, *asked), 0)
+        gradient = average(own, gradients, rounds.cloud_weight)
+        return apply_head_gradient(state, gradient, rounds.head_tuning_lr)
+
+
+def workload(
+    widths: Widths,
+    control: nn.Module,
+    example: Tensor,
+    rounds: TwoSidedRoundsConf,
+    has_exemplars: bool,
+    keep_bytes: int = 0,
+) -> Workload:
+    """Return what a turn takes a device that trains under a control; exemplars double a batch."""
+    batch_size = rounds.device_batch_size * (2 if has_exemplars else 1)
+    images = rounds.local_steps * batch_size
+    return Workload(widths, example, images, batch_size, rounds.momentum > 0, control, keep_bytes)

@@ -68,7 +68,7 @@ def test_the_package_alone_loads_without_flower_and_the_probe_would_see_it(tmp_p
     ("name", "home"),
     [
         ("Cloud", "dccl_flower.strategies.dc_ccl.cloud"),
-        ("DcCclClient", "dccl_flower.strategies.dc_ccl.device"),
+        ("DcCclClient", "dccl_flower.strategies.dc_ccl.front"),
         ("numpy_client_app", "dccl_flower.flower.numpy_client_app"),
     ],
 )

@@ -1,14 +1,15 @@
-"""The package's grid without Flower's runtime, with the mischief that tests need."""
+"""A federation in this process, without Flower's runtime, with the mischief that tests need."""
 
 from __future__ import annotations
 
-from flwr.app import Error, Message
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
-from dccl_flower.simulations.local_grid import LocalGrid as PlainLocalGrid
 
+class LocalGrid:
+    """Answer messages by calling the ClientApp, one after the other, on nodes with scrambled ids.
 
-class LocalGrid(PlainLocalGrid):
-    """Nodes with scrambled ids, as in Flower; ``sent`` keeps every message.
+    ``sent`` keeps every message.
 
     What the app raises reaches the caller, or with ``reports_errors`` comes back as Flower's own
     runtime sends it. ``before_answer`` is called with each message before its node sees it. What
@@ -16,7 +17,10 @@ class LocalGrid(PlainLocalGrid):
     """
 
     def __init__(self, app, num_nodes, reports_errors=False):
-        super().__init__(app, num_nodes)
+        # Flower makes no message outside a run, and offers no public way to name one.
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+        self._app = app
+        self._num_messages = 0
         # Partition ids run against the order of node ids, so that a mix-up shows.
         self._partitions = {1000 - 7 * place: place for place in range(num_nodes)}
         self.sent = []
@@ -42,11 +46,20 @@ class LocalGrid(PlainLocalGrid):
         if "arrays" in message.content and self.fails.intersection(devices):
             return _error(message, "ValueError: the device is out of memory")
         try:
-            return super().answer(message)
+            return self._call(message)
         except Exception as error:
             if not self.reports_errors:
                 raise
             return _error(message, f"{type(error)}:<'{error}'>")
+
+    def _call(self, message):
+        self._num_messages += 1
+        message.metadata.__dict__["_message_id"] = f"m{self._num_messages}"
+        node = message.metadata.dst_node_id
+        place = {"partition-id": self.partition(node), "num-partitions": len(self._partitions)}
+        reply = self._app(message, Context(1, node, place, RecordDict(), {}))
+        reply.metadata.__dict__["_src_node_id"] = node
+        return reply
 
 
 def _error(message, reason):

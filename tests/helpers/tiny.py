@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.config import DistilConf, PretrainConf
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.flower.wire import to_state
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import exchanged_state

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from importlib import resources
@@ -17,22 +17,23 @@ from torch import Tensor
 
 from dccl_flower.checkpoint import load_models, save_models
 from dccl_flower.data.images import cache_root, write_folder
-from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.experiment import Experiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 MODELS = ("cloud_submodel", "mimic")
 DIGEST_FILE = "SHA256"
+logger = logging.getLogger("dccl_flower")
 KERNELS = ("dccl_flower", "dccl_flower.data", "dccl_flower.models", "dccl_flower.learning")
 ALL_CODE = (*KERNELS, "dccl_flower.fleet", "dccl_flower.flower", "dccl_flower.strategies.dc_ccl")
 
 
-def prepare(
-    experiment: Experiment, cloud: Cloud, note: Callable[[str], None] = lambda text: None
-) -> None:
+def prepare(experiment: Experiment, cloud: Cloud) -> None:
     """Pretrain and distil; with ``runtime.reuse`` take what the cache holds, or leave it there.
 
-    A damaged entry is computed anew, after one line to ``note``.
+    A damaged entry is computed anew, after a warning.
     """
+    if cloud.prepared:
+        return
     if not experiment.conf.runtime.reuse:
         cloud.prepare()
         return
@@ -40,7 +41,7 @@ def prepare(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits and finds it
         if folder.exists() and not _is_intact(folder):
-            note(f"cache entry {folder.name} is damaged: computing it anew")
+            logger.warning("cache entry %s is damaged: computing it anew", folder.name)
             shutil.rmtree(folder)
         if folder.exists():
             states = load_models(folder)

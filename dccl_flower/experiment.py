@@ -1,0 +1,109 @@
+"""One configuration with its data: who holds which samples, in which batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dccl_flower.config import Conf, ConfError
+from dccl_flower.data.images import Images
+from dccl_flower.data.loader import ImageLoader
+from dccl_flower.data.plan import Plan
+from dccl_flower.learning.compute import Compute
+from dccl_flower.seeds import numpy_generator
+
+EVALUATION_BATCH = 200
+MIN_UNSEEN, MAX_UNSEEN = 100, 5000
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One configuration with its images and with who holds which of them.
+
+    Scores are those of the test set, or, where ``scores_unseen``, of training images that neither
+    side holds.
+    """
+
+    conf: Conf
+    images: Images
+    plan: Plan
+    scores_unseen: bool = False
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device that trains: the GPU where the configuration asks for it."""
+        return torch.device("cuda" if self.conf.runtime.gpu else "cpu")
+
+    @property
+    def compute(self) -> Compute:
+        """How the cloud's heavy models compute."""
+        runtime = self.conf.runtime
+        return Compute(self.torch_device, runtime.mixed_precision, runtime.channels_last)
+
+    @property
+    def cohort_size(self) -> int:
+        """How many devices take part in a round."""
+        devices = self.conf.devices
+        return devices.count if devices.per_round is None else devices.per_round
+
+    @property
+    def classes(self) -> tuple[list[int], list[int]]:
+        """The classes that the cloud and the devices stand for."""
+        return self.plan.cloud_classes, self.plan.device_classes
+
+    def device_loader(self, device: int) -> ImageLoader:
+        """Return the private batches of a device."""
+        return self._train_loader(self.plan.devices[device], self.conf.rounds.device_batch_size)
+
+    def cloud_loader(self, batch_size: int) -> ImageLoader:
+        """Return the cloud's samples."""
+        return self._train_loader(self.plan.cloud, batch_size)
+
+    def pooled_loader(self, batch_size: int) -> ImageLoader:
+        """Return the training samples of both sides."""
+        rows = np.concatenate([self.plan.cloud, self.plan.device_rows()])
+        return self._train_loader(rows, batch_size)
+
+    def validation_loader(self) -> ImageLoader:
+        """Return the part of the cloud's own samples that decides when to stop."""
+        return self._plain_loader(self.plan.validation)
+
+    def scoring_loader(self) -> ImageLoader:
+        """Return the images that only score."""
+        if self.scores_unseen:
+            return self.unseen_loader()
+        images = self.images
+        rows = np.arange(len(images.test))
+        return self._loader(images.test, images.test_labels, rows, EVALUATION_BATCH, "none")
+
+    def unseen_loader(self) -> ImageLoader:
+        """Return training images that neither side holds, to choose by without the test set.
+
+        Raises ConfError where ``data.train_fraction`` leaves none.
+        """
+        held = [self.plan.cloud, self.plan.validation, self.plan.device_rows()]
+        unused = np.setdiff1d(np.arange(len(self.images.train)), np.concatenate(held))
+        if len(unused) < MIN_UNSEEN:
+            given = f"data.train_fraction={self.conf.data.train_fraction}"
+            raise ConfError(
+                f"{given}: must leave {MIN_UNSEEN} images to choose by, not {len(unused)}"
+            )
+        draw = numpy_generator(self.conf.seed, "unseen")
+        size = min(MAX_UNSEEN, len(unused))
+        return self._plain_loader(draw.choice(unused, size, replace=False))
+
+    def _train_loader(self, rows: np.ndarray, batch_size: int) -> ImageLoader:
+        images, labels = self.images.train, self.images.train_labels
+        return self._loader(images, labels, rows, batch_size, self.conf.data.augment)
+
+    def _plain_loader(self, rows: np.ndarray) -> ImageLoader:
+        images, labels = self.images.train, self.images.train_labels
+        return self._loader(images, labels, rows, EVALUATION_BATCH, "none")
+
+    def _loader(
+        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, size: int, augment: str
+    ) -> ImageLoader:
+        targets = torch.from_numpy(labels[rows])
+        return ImageLoader(images, rows, targets, size, self.plan.mean, self.plan.std, augment)

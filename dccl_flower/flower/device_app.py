@@ -1,0 +1,141 @@
+"""Turn a message into a turn of a device's half, and its answer into a reply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.client import NumPyClient
+from safetensors.torch import load as load_safetensors
+
+from dccl_flower.codecs import CODECS, FP32, encode_exact
+from dccl_flower.data.batches import as_batches
+from dccl_flower.device import Device, Memory, encoded_answer
+from dccl_flower.device_store import LACKS, DeviceStore, Parcel
+from dccl_flower.flower.letters import BESIDE, HASH, PEAK, ROUND, SAMPLES
+from dccl_flower.memory import peak_rss_mb
+from dccl_flower.method import Answer, Ask, DeviceHalf
+from dccl_flower.turns import from_config
+
+Arrays = list[np.ndarray]
+Metrics = dict[str, Any]
+MERGE_AFTER = 16
+
+
+class DeviceClient(NumPyClient):
+    """A device's half behind messages; which device it plays stands in each message's config.
+
+    ``load_data`` gives a device id's private batches (images, labels), e.g. a DataLoader; ``store``
+    is the folder where a device keeps what it was sent, and what it remembers.
+    """
+
+    def __init__(
+        self,
+        half: DeviceHalf,
+        load_data: Callable[[int], Any],
+        store: str | os.PathLike[str],
+    ) -> None:
+        self._half = half
+        self._load = lambda device: as_batches(load_data(device))
+        self._store = DeviceStore(store)
+
+    def get_properties(self, config: Metrics) -> Metrics:
+        """Tell for each of ``config["devices"]`` whether it holds each parcel, asked by hash."""
+        names = [key.removesuffix(HASH) for key in config if key.endswith(HASH)]
+        return {
+            f"holds-{name}": [
+                self._store.holds(device, config[f"{name}{HASH}"]) for device in config["devices"]
+            ]
+            for name in names
+        }
+
+    def fit(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
+        """Take one turn and return the arrays, the sample count and metrics.
+
+        Where the config names several ``devices`` they take it one after the other, and what
+        returns is their merged answer in float64 and lists of metrics. Raises ValueError for a
+        parcel that is missing or fails its SHA-256.
+        """
+        if "devices" in config:
+            return self._take_turns(parameters, config)
+        return self._take_turn(parameters, config)
+
+    def again(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
+        """Take one more turn of the same round, as :meth:`fit` does."""
+        return self._take_turn(parameters, config)
+
+    def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
+        """Score on the device's own samples."""
+        answer, _ = self._answer(parameters, config, config["device"])
+        metrics = dict(answer.metrics)
+        return metrics.pop("loss"), int(answer.count), metrics
+
+    def _take_turn(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
+        answer, ask = self._answer(parameters, config, config["device"])
+        codec = CODECS[config["codec"]] if config["is-update"] else FP32
+        memory = self._memory(config, answer.device)
+        told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
+        return encoded_answer(codec, ask, answer, memory), int(answer.count), told
+
+    def _take_turns(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
+        # Before the first turn: a message that fails is sent again, and must leave nobody changed.
+        for device in config["devices"]:
+            self._take_parcels(device, config)
+        own = {key: value for key, value in config.items() if f"{key}{HASH}" not in config}
+        codec, answers, told = CODECS[config["codec"]], [], {}
+        for device in config["devices"]:
+            answer, ask = self._answer(parameters, own, device)
+            update = encoded_answer(codec, ask, answer, self._memory(config, device))
+            state = codec.apply_update(update, ask.state)
+            answers.append(Answer(device, state, answer.count, {}, answer.beside))
+            each = {**answer.metrics, f"{SAMPLES}-each": int(answer.count), PEAK: peak_rss_mb()}
+            for name, value in each.items():
+                told.setdefault(name, []).append(value)
+            if len(answers) == MERGE_AFTER:  # or memory would grow with the devices
+                answers = [self._half.merge(ask.turn, answers)]
+        merged = self._half.merge(ask.turn, answers)
+        told |= {**_lists(merged), ROUND: config[ROUND]}
+        return encode_exact(merged.state), int(merged.count), told
+
+    def _answer(self, parameters: Arrays, config: Metrics, number: int) -> tuple[Answer, Ask]:
+        keep = self._take_parcels(number, config)
+        turn = from_config(config, self._half.turns)
+        memory = self._memory(config, number)
+        device = Device(number, config[ROUND], config["seed"], self._load, memory)
+        like = self._half.state_like(turn, device)
+        state = CODECS[config["codec"]].decode(parameters, like)
+        beside = {
+            key.removeprefix(BESIDE): load_safetensors(value)
+            for key, value in config.items()
+            if key.startswith(BESIDE)
+        }
+        ask = Ask(state, turn, beside, keep)
+        return self._half.turn(ask, device), ask
+
+    def _memory(self, config: Metrics, device: int) -> Memory:
+        return Memory(self._store, device, config["run"])
+
+    def _take_parcels(self, device: int, config: Metrics) -> dict[str, Parcel]:
+        """Keep the parcels that the message brought, and return all that it names.
+
+        Raises ValueError where the device then lacks one that it is to use.
+        """
+        parcels = {}
+        for key in (key for key in config if key.endswith(HASH)):
+            name, digest = key.removesuffix(HASH), config[key]
+            if name in config:
+                self._store.put(device, digest, config[name])
+            elif not self._store.holds(device, digest):
+                raise ValueError(f"device {device} {LACKS} {digest}")
+            parcels[name] = Parcel(digest, _reader(self._store, device, digest))
+        return parcels
+
+
+def _reader(store: DeviceStore, device: int, digest: str) -> Callable[[], bytes]:
+    return lambda: store.get(device, digest)
+
+
+def _lists(answer: Answer) -> dict[str, Sequence[float]]:
+    return {name: tensor.tolist() for name, tensor in answer.beside.items()}

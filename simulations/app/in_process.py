@@ -1,0 +1,57 @@
+"""The same run in this process, without Flower and Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from dccl_flower.codecs import CODECS
+from dccl_flower.device import Device
+from dccl_flower.device_store import DeviceStore
+from dccl_flower.experiment import Experiment
+from dccl_flower.in_process import InProcess
+from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
+from dccl_flower.simulations.app.experiment_run import run_experiment
+from dccl_flower.simulations.app.recorder import Recorder
+from dccl_flower.simulations.app.run_folder import claim_folder
+from dccl_flower.simulations.experiment import roster_of
+
+
+def run_in_process(experiment: Experiment, folder: Path) -> None:
+    """Run an experiment and leave everything in ``folder``; an error is raised as it comes."""
+    conf = experiment.conf
+    claim_folder(folder)
+
+    def rounds_here(method: Method, recorder: Recorder) -> dict[str, int]:
+        half = OnThreads(find_method(conf.method.name).device(experiment), conf.runtime.threads)
+        with tempfile.TemporaryDirectory(prefix="dccl-devices-") as temporary:
+            store = DeviceStore(conf.devices.store or temporary)
+            codec = CODECS[conf.wire.codec]
+            roster, load = roster_of(conf), experiment.device_loader
+            engine = InProcess(method, half, roster, load, store, codec)
+            engine.run(conf.rounds.count, recorder)
+        return dict(engine.sent)
+
+    run_experiment(experiment, folder, rounds_here)
+
+
+class OnThreads:
+    """A device's half that computes with a number of threads of its own, as a worker would."""
+
+    def __init__(self, half: DeviceHalf, threads: int) -> None:
+        self.turns = half.turns
+        self.state_like = half.state_like
+        self.merge = half.merge
+        self._half = half
+        self._threads = threads
+
+    def turn(self, ask: Ask, device: Device) -> Answer:
+        """Take the turn, and leave the number of threads as it was."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            return self._half.turn(ask, device)
+        finally:
+            torch.set_num_threads(before)

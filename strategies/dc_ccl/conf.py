@@ -1,0 +1,3 @@
+from dccl_flower.config import Conf
+
+DcCclConf = Conf
