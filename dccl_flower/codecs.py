@@ -107,7 +107,7 @@ class Named(Codec):
         return [(self.dtype, size) for size in _sizes(like)]
 
     def encode(self, state: State) -> Vectors:
-        return [tensor.detach().float().cpu().numpy() for tensor in state.values()]
+        return [tensor.detach().float().cpu().numpy().copy() for tensor in state.values()]
 
     def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
         shapes = [tuple(tensor.shape) for tensor in like.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from dccl_flower.flower.nodes import NodeDirectory
 from dccl_flower.method import Ask
 
 TRAIN = "train"
+logger = logging.getLogger("dccl_flower")
 
 
 @dataclass
@@ -112,6 +114,8 @@ class Courier:
             cause = f"; first error: {faults[0].reason}" if faults else ""
             count = f"{len(_answered(good))} of {len(errand.letters)} devices answered"
             raise AggregationError(f"{count}{cause}")
+        for fault in faults:
+            logger.warning("a round goes on without an answer: %s", fault.reason)
         for device in _answered(good):
             self._held[device] = set(errand.letters[device].digests.values())
         return [good[device] for device in sorted(good)]

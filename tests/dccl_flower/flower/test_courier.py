@@ -1,21 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
-from tiny import tiny_app, tiny_cloud
+from tiny import tiny_app
 
-from dccl_flower.codecs import encode_exact
-from dccl_flower.device_store import LACKS
+from dccl_flower.checkpoint import to_bytes
+from dccl_flower.codecs import CODECS, encode_exact
+from dccl_flower.device_store import LACKS, Parcel
+from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory
-from dccl_flower.flower.replies import Reader
 from dccl_flower.flower.wire import record, to_arrays
+from dccl_flower.method import Ask
 
 STATE = {"w": torch.zeros(2)}
+MIMIC = Parcel.of({"m": torch.arange(5.0)})
+
+
+@dataclass(frozen=True)
+class Turn:
+    lr: float = 0.5
 
 
 @pytest.fixture
@@ -23,11 +33,11 @@ def grid(tmp_path):
     return LocalGrid(tiny_app(tmp_path), 2)
 
 
-def courier_of(grid, num_devices=4, **options):
-    blobs = {"mimic": tiny_cloud().control_blob()}
-    options = {"min_replies": 1.0, "timeout": 60, **options}
+def courier_of(grid, num_devices=4, codec="fp32", devices_per_node=1, **policy):
+    ledger = Ledger()
     directory = NodeDirectory(grid, num_devices, Ledger())
-    return Courier(grid, directory, Ledger(), blobs, **options)
+    policy = FaultPolicy(**{"timeout": 60.0, **policy})
+    return Courier(grid, directory, ledger, CODECS[codec], policy, devices_per_node)
 
 
 @pytest.fixture
@@ -35,12 +45,13 @@ def courier(grid):
     return courier_of(grid)
 
 
-def readers(devices, state=STATE):
-    return dict.fromkeys(devices, Reader(state))
+def letters(courier, devices, state=STATE, **ask):
+    asked = Ask(state, Turn(), keep={"mimic": MIMIC}, sends="co", brings="co", **ask)
+    return courier.letters(dict.fromkeys(devices, asked), {"server-round": 1, "seed": 0})
 
 
-def send(courier, devices, kind="train", **config):
-    return courier.send(readers(devices), config, kind)
+def send(courier, devices, kind="train", given=None, **ask):
+    return courier.send(letters(courier, devices, **ask), kind, given)
 
 
 def message_to(node):
@@ -50,7 +61,8 @@ def message_to(node):
 
 
 def reply_of(device, state=STATE, **more):
-    metrics = MetricRecord({"num-examples": 5, "device": device, **more})
+    told = {"num-examples": 5, "device": device, "server-round": 1}
+    metrics = MetricRecord({**told, **more})
     content = RecordDict({"arrays": to_arrays(state), "metrics": metrics})
     return Message(content, reply_to=message_to(1000))
 
@@ -139,34 +151,52 @@ def test_a_reply_of_another_model_names_the_device(courier):
         courier.read(send(courier, [0]), [reply_of(0, {"w": torch.zeros(3)})])
 
 
-def test_a_reply_becomes_a_copy_with_its_sample_count(courier):
+def test_a_reply_becomes_an_answer_with_its_sample_count(courier):
     state = {"w": torch.tensor([1.0, -2.0])}
     (reply,) = courier.read(send(courier, [0]), [reply_of(0, state)])
-    assert torch.equal(reply.copy.state["w"], state["w"])
-    assert (reply.copy.count, reply.copy.class_counts, reply.peak_rss_mb) == (5, None, 0)
+    assert torch.equal(reply.answer.state["w"], state["w"])
+    assert (reply.answer.count, reply.answer.beside, reply.peak_rss_mb) == (5, {}, 0)
 
 
-def test_class_counts_reach_the_copy_and_not_the_metrics_that_are_averaged(courier):
+def test_class_counts_reach_the_answer_and_not_the_metrics_that_are_averaged(courier):
     counts = {"class-counts": [2, 0, 3], "peak-rss-mb": 7.5}
-    (reply,) = courier.read(send(courier, [0]), [reply_of(0, **counts)])
-    assert reply.copy.class_counts.tolist() == [2, 0, 3]
+    errand = send(courier, [0], wants=["class-counts"])
+    (reply,) = courier.read(errand, [reply_of(0, **counts)])
+    assert reply.answer.beside["class-counts"].tolist() == [2, 0, 3]
     assert reply.peak_rss_mb == 7.5
     (content,) = reply.contents
     assert list(content["metrics"]) == ["num-examples"]
 
 
-def test_a_correction_is_sent_to_every_device_and_counted_each_time(courier):
-    ledger = courier._ledger
+def test_what_goes_beside_is_sent_to_every_device_and_counted_each_time(courier):
+    correction = {"c": torch.arange(7.0)}
+    blob = to_bytes(correction)
     for _ in range(2):
-        messages = send(courier, [0, 1], correction=b"c" * 50).messages
-        assert [m.content["config"]["correction"] for m in messages] == [b"c" * 50] * 2
-    assert ledger.totals["correction_down"] == 4 * 50
+        messages = send(courier, [0, 1], beside={"correction": correction}).messages
+        assert [m.content["config"]["beside.correction"] for m in messages] == [blob] * 2
+    assert courier._ledger.totals["correction_down"] == 4 * len(blob)
 
 
 def test_a_message_names_the_codec_and_what_to_hold(courier):
-    (message,) = send(courier, [0], lr=0.5).messages
+    (message,) = send(courier, [0]).messages
     config = message.content["config"]
-    assert (config["lr"], config["codec"], len(config["mimic-sha256"])) == (0.5, "fp32", 64)
+    assert (config["lr"], config["codec"], config["mimic-sha256"]) == (0.5, "fp32", MIMIC.digest)
+
+
+def test_the_callers_config_goes_along_but_cannot_set_what_the_strategy_sets(courier):
+    (message,) = send(courier, [0], given={"note": 7}).messages
+    assert message.content["config"]["note"] == 7
+    for key in ("lr", "device", "server-round", "mimic"):
+        with pytest.raises(ValueError, match=f"^train_config: '{key}' is set by the strategy"):
+            send(courier, [0], given={"note": 7, key: 0.1})
+
+
+def test_a_state_whose_arrays_are_known_is_not_encoded_again(courier):
+    known = (STATE, to_arrays(STATE))
+    asks = {0: Ask(STATE, Turn()), 1: Ask({"w": torch.zeros(2)}, Turn())}
+    made = courier.letters(asks, {"server-round": 1}, known)
+    assert made[0].arrays is known[1]
+    assert made[1].arrays is not known[1]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +214,7 @@ def test_up_to_so_many_devices_of_a_node_share_a_message(grid, size, expected):
 
 def test_messages_that_train_nothing_are_never_shared(grid):
     courier = courier_of(grid, 5, devices_per_node=100)
-    for kind in ("evaluate", "train.head"):
+    for kind in ("evaluate", "train.again"):
         messages = send(courier, range(5), kind).messages
         assert sorted(m.content["config"]["device"] for m in messages) == [0, 1, 2, 3, 4]
 
@@ -192,8 +222,8 @@ def test_messages_that_train_nothing_are_never_shared(grid):
 def test_devices_that_are_sent_something_else_do_not_share_a_message(grid):
     courier = courier_of(grid, 5, devices_per_node=100)
     narrow = {"w": torch.ones(1)}
-    asked = readers([0, 1, 3]) | readers([2, 4], narrow)
-    errand = courier.send(dict(sorted(asked.items())), {}, "train")
+    asked = letters(courier, [0, 1, 3]) | letters(courier, [2, 4], narrow)
+    errand = courier.send(dict(sorted(asked.items())), "train")
     assert ids_and_nodes(errand.messages) == [([0], 1000), ([2, 4], 1000), ([1, 3], 993)]
     sizes = [m.content["arrays"]["0"].numpy().size for m in errand.messages]
     assert sizes == [2, 1, 2]
@@ -203,7 +233,7 @@ def test_a_blob_rides_once_in_a_shared_message_and_counts_for_each_that_lacks_it
     courier = courier_of(grid, 5, devices_per_node=100)
     courier.read(send(courier, [0]), [merged_reply([0])])
     send(courier, [0, 2, 4])
-    size = len(courier._blobs["mimic"])
+    size = len(MIMIC.blob())
     assert courier._ledger.totals["mimic_down"] == (1 + 2) * size
 
 
@@ -218,20 +248,23 @@ def test_the_bytes_of_a_shared_message_count_as_if_each_device_had_its_own(grid)
 def merged_reply(devices):
     """Return what a worker sends for devices that trained for it one after the other."""
     each = {"num-examples-each": [5] * len(devices), "loss": [0.5] * len(devices)}
-    metrics = MetricRecord({"num-examples": 5 * len(devices), "devices": devices, **each})
+    told = {"num-examples": 5 * len(devices), "devices": devices, "server-round": 1}
+    metrics = MetricRecord({**told, **each})
     state = {name: tensor.double() for name, tensor in STATE.items()}
     content = RecordDict({"arrays": record(encode_exact(state)), "metrics": metrics})
     return Message(content, reply_to=message_to(1000))
 
 
-def test_a_shared_reply_answers_for_all_its_devices(grid):
+def test_a_shared_reply_answers_for_all_its_devices(grid, caplog):
     courier = courier_of(grid, 5, devices_per_node=100)
     (reply,) = courier.read(send(courier, [0, 2, 4]), [merged_reply([0, 2, 4])])
-    assert (reply.devices, reply.copy.count, len(reply.contents)) == ([0, 2, 4], 15, 3)
+    assert (reply.devices, reply.answer.count, len(reply.contents)) == ([0, 2, 4], 15, 3)
     for devices, message in (([0, 1], "device 1 answered without"), ([4, 2], "answered twice")):
+        caplog.clear()
         replies = [merged_reply([0, 2, 4]), merged_reply(devices)]
-        with pytest.raises(AggregationError, match=message):
-            courier.read(send(courier, [0, 2, 4]), replies)
+        (reply,) = courier.read(send(courier, [0, 2, 4]), replies)
+        assert reply.devices == [0, 2, 4]
+        assert message in caplog.text
     with pytest.raises(AggregationError, match="2 of 3 devices answered"):
         courier.read(send(courier, [0, 2, 4]), [merged_reply([0, 2])])
 
@@ -255,8 +288,18 @@ def test_only_devices_of_a_node_that_lost_a_blob_are_asked_again(grid):
 def test_what_goes_to_devices_that_do_not_answer_in_time_is_counted(courier):
     courier.read(send(courier, [0]), [reply_of(0)])
     totals, before = courier._ledger.totals, dict(courier._ledger.totals)
-    courier.count_unanswered(readers([0, 1, 2]))
+    courier.count_unanswered(letters(courier, [0, 1, 2]))
     # Device 0 holds the mimic already; nothing comes back of any of them.
     assert totals["co_down"] - before["co_down"] == 3 * to_arrays(STATE).count_bytes()
-    assert totals["mimic_down"] - before["mimic_down"] == 2 * len(courier._blobs["mimic"])
+    assert totals["mimic_down"] - before["mimic_down"] == 2 * len(MIMIC.blob())
     assert (totals["co_up"], totals["other_up"]) == (before["co_up"], before["other_up"])
+
+
+def test_a_bad_answer_is_judged_as_a_missing_one(grid):
+    bad = {"w": torch.tensor([0.0, float("nan")])}
+    tolerant = courier_of(grid, min_replies=0.5)
+    replies = tolerant.read(send(tolerant, [0, 1]), [reply_of(0), reply_of(1, bad)])
+    assert [reply.devices for reply in replies] == [[0]]
+    with pytest.raises(AggregationError, match="1 of 2 devices answered; first error: device 1"):
+        strict = courier_of(grid)
+        strict.read(send(strict, [0, 1]), [reply_of(0), reply_of(1, bad)])

@@ -13,7 +13,7 @@ def arrays():
 def test_a_message_is_counted_by_kind():
     ledger = Ledger()
     config = ConfigRecord({"lr": 0.1, "mimic": b"m" * 100, "exemplars": b"e" * 30})
-    ledger.sent(RecordDict({"arrays": arrays(), "config": config}))
+    ledger.sent(RecordDict({"arrays": arrays(), "config": config}), "co")
     assert ledger.totals["mimic_down"] == 100
     assert ledger.totals["exemplars_down"] == 30
     # A float is 8 bytes; the names lr, mimic and exemplars are 2 + 5 + 9.
@@ -24,11 +24,10 @@ def test_a_message_is_counted_by_kind():
 def test_a_reply_is_counted_as_what_its_arrays_are():
     ledger = Ledger()
     reply = RecordDict({"arrays": arrays(), "metrics": MetricRecord({"n": 3})})
-    ledger.received(reply)
-    ledger.received(reply, "other_up")
+    ledger.received(reply, "co")
+    ledger.received(reply, "head_gradient")
     size = len("w") + len(arrays()["w"].data)
-    assert ledger.totals["co_up"] == size
-    assert ledger.totals["other_up"] == size + 2 * 9
+    assert dict(ledger.totals) == {"co_up": size, "head_gradient_up": size, "other_up": 2 * 9}
 
 
 def test_rounds_are_closed_one_by_one():
@@ -42,12 +41,17 @@ def test_rounds_are_closed_one_by_one():
     assert ledger.close_round() == (0, 0)
 
 
-def test_a_correction_is_a_kind_of_its_own_and_downlink():
+def test_each_parcel_is_a_kind_of_its_own_under_its_own_name():
     ledger = Ledger()
-    ledger.sent(RecordDict({"config": ConfigRecord({"correction": b"c" * 40})}))
-    assert ledger.totals["correction_down"] == 40
-    assert ledger.totals["other_down"] == len("correction")
-    assert ledger.close_round() == (50, 0)
+    parcels = {"beside.correction": b"c" * 40, "beside.statistics-cloud": b"s" * 9}
+    ledger.sent(RecordDict({"config": ConfigRecord(parcels)}))
+    names = len("".join(parcels))
+    assert dict(ledger.totals) == {
+        "correction_down": 40,
+        "statistics_cloud_down": 9,
+        "other_down": names,
+    }
+    assert ledger.close_round() == (49 + names, 0)
 
 
 def test_only_the_bytes_of_a_blob_count_as_a_blob():
@@ -62,9 +66,9 @@ def test_devices_that_share_a_message_count_as_if_each_had_its_own():
     config = {"lr": 0.1, "mimic": b"m" * 100, "exemplars": b"e" * 30, "correction": b"c" * 7}
     without = {key: value for key, value in config.items() if key != "mimic"}
     for own in (config, config, without):
-        alone.sent(RecordDict({"arrays": arrays(), "config": ConfigRecord(own)}))
+        alone.sent(RecordDict({"arrays": arrays(), "config": ConfigRecord(own)}), "co")
     content = RecordDict({"arrays": arrays(), "config": ConfigRecord(config)})
-    shared.sent(content, 3, {"mimic": 2, "exemplars": 3})
+    shared.sent(content, "co", 3, {"mimic": 2, "exemplars": 3})
     for kind in ("co_down", "exemplars_down", "correction_down"):
         assert shared.totals[kind] == alone.totals[kind] == 3 * (alone.totals[kind] // 3) > 0
     assert shared.totals["mimic_down"] == alone.totals["mimic_down"] == 200
@@ -75,5 +79,5 @@ def test_devices_that_share_a_message_count_as_if_each_had_its_own():
 def test_a_merged_copy_counts_as_the_arrays_it_stands_for():
     ledger = Ledger()
     reply = RecordDict({"arrays": arrays(), "metrics": MetricRecord({"n": 3})})
-    ledger.received(reply, "co_up", 1234)
+    ledger.received(reply, "co", 1234)
     assert (ledger.totals["co_up"], ledger.totals["other_up"]) == (1234, 9)

@@ -88,8 +88,8 @@ class Sizer(NumPyClient):
     def fit(self, parameters, config):
         return [np.zeros(size) for size in self.sizes], 1, {}
 
-    def head_gradient(self, parameters, config):
-        return [np.ones(size) for size in self.sizes], 4
+    def again(self, parameters, config):
+        return [np.ones(size) for size in self.sizes], 4, {}
 
 
 def test_the_devices_of_a_message_are_echoed_as_they_were_named():
@@ -102,7 +102,7 @@ def test_the_devices_of_a_message_are_echoed_as_they_were_named():
     ("sizes", "keys"), [((5, 5), ["w", "b"]), ((5,), ["0"]), ((1, 2, 3), ["0", "1", "2"])]
 )
 def test_arrays_go_by_the_keys_received_where_they_are_as_many(sizes, keys):
-    for kind in ("train", "train.head"):
+    for kind in ("train", "train.again"):
         reply = ask(lambda context: Sizer(*sizes), kind, {"device": 0})
         assert list(reply["arrays"]) == keys
         assert [len(array.numpy()) for array in reply["arrays"].values()] == list(sizes)
