@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
+from dccl_flower.codecs import CODECS
 from dccl_flower.config import DistilConf, PretrainConf
 from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.flower.wire import to_state
@@ -83,7 +84,7 @@ def tiny_strategy(num_devices=5, norm="batch", cloud=None, **options):
 
 def tiny_state(arrays, norm="batch", codec="fp32"):
     """Return the co-submodel's state that a record of a tiny federation stands for."""
-    return to_state(arrays, exchanged_state(tiny_model(3, norm)), codec)
+    return to_state(arrays, exchanged_state(tiny_model(3, norm)), CODECS[codec])
 
 
 def replied_devices(strategy):

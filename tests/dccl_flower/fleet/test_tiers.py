@@ -4,33 +4,36 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.codecs import CODECS
+from dccl_flower.config import ConfError
 from dccl_flower.fleet.profiles import Fleet, Tier
-from dccl_flower.fleet.tiers import Tiers
+from dccl_flower.fleet.tiers import Tiers, Workload
+from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state
 
 EXAMPLE = torch.zeros(2, 2)
-ROUNDS = RoundsConf(local_steps=4, device_batch_size=5, momentum=0.9)
 WIDE = Tier("wide", 1, 1e9, 100, 10, 10, 1.0, 0.0)
 NARROW = Tier("narrow", 1, 1e9, 100, 10, 10, 1.0, 0.0, co_share=0.5)
 # Two features to 6 hidden units to 3 classes: 12 + 6, a norm's 4 x 6, 18 + 3 numbers.
 WIDE_NUMBERS, NARROW_NUMBERS = 63, 33
 
 
-def tiers(*chosen, blobs=None, codec="fp32", co=None):
-    fleet = Fleet(chosen or (WIDE, NARROW), 10, seed=0)
-    blobs = {"mimic": b"m" * 100} if blobs is None else blobs
-    return Tiers(fleet, co or tiny_model(3), tiny_model(2), EXAMPLE, ROUNDS, blobs, codec)
+def tiers(keep_bytes=100, codec="fp32", co=None, control=True, batch_size=5):
+    widths = Widths(co or tiny_model(3), EXAMPLE, {1.0, 0.5})
+    teacher = tiny_model(2) if control else None
+    load = Workload(widths, EXAMPLE, 4 * batch_size, batch_size, True, teacher, keep_bytes)
+    return Tiers(Fleet((WIDE, NARROW), 10, seed=0), load, CODECS[codec])
 
 
-def test_a_tier_trains_the_leading_channels_of_its_share():
+def test_a_part_holds_the_leading_channels_of_its_share():
     state = {n: t.clone() for n, t in exchanged_state(tiny_model(3)).items()}
-    part = tiers().part_of(state, NARROW)
+    widths = Widths(tiny_model(3), EXAMPLE, {1.0, 0.5})
+    part = widths.part_of(state, 0.5)
     assert torch.equal(part["0.weight"], state["0.weight"][:3])
     assert torch.equal(part["1.running_var"], state["1.running_var"][:3])
     assert torch.equal(part["3.weight"], state["3.weight"][:, :3])
     assert torch.equal(part["3.bias"], state["3.bias"])
-    whole = tiers().part_of(state, WIDE)
+    whole = widths.part_of(state, 1.0)
     assert all(torch.equal(whole[name], tensor) for name, tensor in state.items())
 
 
@@ -55,10 +58,14 @@ def test_bytes_are_those_of_the_codec():
     assert tiers(codec="int8").work(WIDE, False).up_bytes == 30 + 2 * 4 + 33 * 4
 
 
-def test_exemplars_double_what_is_trained_on():
-    replaying = tiers(blobs={"mimic": b"", "exemplars": b"e" * 10})
-    assert replaying.work(WIDE, False).flops == 2 * tiers().work(WIDE, False).flops
-    assert replaying.work(WIDE, True).down_bytes == 10 + 4 * WIDE_NUMBERS
+def test_what_a_turn_trains_on_and_what_is_kept_decide_its_work():
+    larger = tiers(keep_bytes=10, batch_size=10)
+    assert larger.work(WIDE, False).flops == 2 * tiers().work(WIDE, False).flops
+    assert larger.work(WIDE, True).down_bytes == 10 + 4 * WIDE_NUMBERS
+
+
+def test_without_a_control_only_the_model_itself_counts():
+    assert tiers(control=False).work(WIDE, False).flops == 20 * 2 * (30 + 30 + 18)
 
 
 def test_a_co_submodel_that_cannot_be_cut_is_an_error():

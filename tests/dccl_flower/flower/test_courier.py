@@ -300,6 +300,7 @@ def test_a_bad_answer_is_judged_as_a_missing_one(grid):
     tolerant = courier_of(grid, min_replies=0.5)
     replies = tolerant.read(send(tolerant, [0, 1]), [reply_of(0), reply_of(1, bad)])
     assert [reply.devices for reply in replies] == [[0]]
+    strict = courier_of(grid)
+    errand = send(strict, [0, 1])
     with pytest.raises(AggregationError, match="1 of 2 devices answered; first error: device 1"):
-        strict = courier_of(grid)
-        strict.read(send(strict, [0, 1]), [reply_of(0), reply_of(1, bad)])
+        strict.read(errand, [reply_of(0), reply_of(1, bad)])

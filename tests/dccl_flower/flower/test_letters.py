@@ -179,7 +179,7 @@ def test_arrays_that_do_not_fit_name_who_sent_them():
     expected = r"what does not fit: fp32: got an array of float32 \(5,\), expected float32 \(6,\)$"
     with pytest.raises(ValueError, match=f"^device 3 replied with {expected}"):
         letter(STATE).read(one(to_arrays(other)))
-    with pytest.raises(ValueError, match=r"^devices \[3, 1\]: one replied with what does not fit: "):
+    with pytest.raises(ValueError, match=r"^devices \[3, 1\]: one replied with what does not"):
         letter(STATE).read(several(other))
 
 
@@ -216,7 +216,7 @@ def test_a_message_says_what_is_asked_and_who_is_asked():
 
 
 def test_a_reply_of_another_round_is_refused():
-    with pytest.raises(ValueError, match="^device 3 replied to round 3, in round 4$"):
+    with pytest.raises(ValueError, match=r"^device 3 replied to round 3, in round 4$"):
         letter(STATE).read(one(to_arrays(STATE), **{"server-round": 3}))
 
 
@@ -227,7 +227,7 @@ def test_an_impossible_number_of_samples_names_who_told_it(count):
 
 
 def test_what_was_wanted_and_is_not_told_names_the_device():
-    with pytest.raises(ValueError, match="^device 3 did not tell its class-counts$"):
+    with pytest.raises(ValueError, match=r"^device 3 did not tell its class-counts$"):
         letter(STATE, wants=["class-counts"]).read(one(to_arrays(STATE)))
 
 

@@ -81,5 +81,5 @@ def test_a_number_of_samples_is_a_whole_number_in_a_plausible_range(count):
 
 def test_a_reply_belongs_to_its_round():
     check_round(3, 3, "device 2")
-    with pytest.raises(ValueError, match="^device 2 replied to round None, in round 3$"):
+    with pytest.raises(ValueError, match=r"^device 2 replied to round None, in round 3$"):
         check_round(None, 3, "device 2")

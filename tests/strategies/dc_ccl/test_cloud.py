@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from clouds import cloud_of, same, stem_cloud
-from safetensors.torch import load as load_safetensors
 from tiny import tiny_cloud, tiny_loader, tiny_model
 
 from dccl_flower.config import DistilConf, PretrainConf
@@ -172,12 +171,11 @@ def test_state_dict_round_trip(prepared_state):
 def test_the_mimic_s_blob_is_safetensors_and_loads(prepared_state):
     cloud = tiny_cloud()
     cloud.load_state_dict(prepared_state)
-    loaded = load_safetensors(cloud.control_blob())
+    loaded = cloud.control_states()["mimic"]
     assert loaded.keys() == prepared_state["mimic"].keys()
     fresh = tiny_model(seed=77)
     fresh.load_state_dict(loaded)
     assert same(fresh.state_dict(), prepared_state["mimic"])
-    assert cloud.control_blob() == cloud.control_blob()
 
 
 def test_a_shared_stem_is_copied_into_co_submodel_and_mimic():
@@ -194,14 +192,16 @@ def test_a_shared_stem_is_copied_into_co_submodel_and_mimic():
 def test_a_shared_stem_travels_with_the_mimic_and_not_with_the_co_submodel():
     cloud = stem_cloud()
     assert list(cloud.co_state()) == ["2.weight", "2.bias"]
-    travelling = load_safetensors(cloud.control_blob())
-    assert travelling.keys() == cloud.mimic.state_dict().keys()
-    assert "0.module.0.weight" in travelling
+    travelling = cloud.control_states()
+    assert list(travelling) == ["cloud_stem", "mimic"]
+    assert {*travelling["cloud_stem"], *travelling["mimic"]} == cloud.mimic.state_dict().keys()
+    assert "0.module.0.weight" in travelling["cloud_stem"]
+    assert all(name.startswith("2.") for name in travelling["mimic"])
 
 
 def test_exemplars_are_cloud_samples_in_even_numbers():
     loader = tiny_loader([0, 1], 40, seed=5, shuffle=False)
-    exemplars = load_safetensors(cloud_of(train_loader=loader).exemplar_blob(6))
+    exemplars = cloud_of(train_loader=loader).exemplars(6)
     images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
     assert sorted(exemplars["labels"].tolist()) == [0, 0, 0, 1, 1, 1]
     for image, label in zip(exemplars["images"], exemplars["labels"], strict=True):

@@ -69,7 +69,7 @@ def test_the_co_submodel_trains_under_the_control_and_the_blob_is_its_state(cont
     start = cloud.co_state()
     assert same(cloud.train_co(start, "ce", RECIPE, 1), trained_by_hand(model, start))
     assert not same(trained_by_hand(Zeros(), start), trained_by_hand(model, start))
-    blob = load_safetensors(cloud.control_blob())
+    blob = cloud.control_states()[control]
     assert blob.keys() == model.state_dict().keys()
     assert all(torch.equal(blob[name], t) for name, t in model.state_dict().items())
 
@@ -79,14 +79,14 @@ def test_without_control_the_co_submodel_trains_alone_and_nothing_travels():
     cloud.prepare()
     start = cloud.co_state()
     assert same(cloud.train_co(start, "ce", RECIPE, 1), trained_by_hand(Zeros(), start))
-    assert load_safetensors(cloud.control_blob()) == {}
+    assert cloud.control_states() == {}
 
 
 def test_without_control_the_shared_stem_still_travels():
     cloud = stem_cloud(control="none")
     cloud.prepare()
     assert same(cloud.control.get_submodule("0").module.state_dict(), trained_stem(cloud))
-    blob = load_safetensors(cloud.control_blob())
+    blob = cloud.control_states()["cloud_stem"]
     assert blob.keys() == {f"0.module.{name}" for name in trained_stem(cloud)}
 
 
@@ -199,18 +199,17 @@ def herding_cloud(global_seed=0):
 
 
 def test_herded_exemplars_are_the_same_each_time_and_as_many_of_each_class():
-    blob = herding_cloud().exemplar_blob(6, "herded")
-    assert herding_cloud(global_seed=9).exemplar_blob(6, "herded") == blob
-    exemplars = load_safetensors(blob)
+    exemplars = herding_cloud().exemplars(6, "herded")
+    assert same(herding_cloud(global_seed=9).exemplars(6, "herded"), exemplars)
     assert sorted(exemplars["labels"].tolist()) == [0, 0, 0, 1, 1, 1]
-    assert herding_cloud().exemplar_blob(6, "random") != blob
+    assert not same(herding_cloud().exemplars(6, "random"), exemplars)
 
 
 def test_herded_exemplars_are_those_the_cloud_submodel_herds():
     loader = tiny_loader([0, 1], 40, seed=5, shuffle=False)
     cloud = cloud_of(train_loader=loader)
     cloud.prepare()
-    exemplars = load_safetensors(cloud.exemplar_blob(4, "herded"))
+    exemplars = cloud.exemplars(4, "herded")
     rows = herded_rows(*head_inputs(cloud.cloud_submodel, loader), 4)
     assert torch.equal(exemplars["images"], loader.dataset.tensors[0][rows])
     assert torch.equal(exemplars["labels"], loader.dataset.tensors[1][rows])
@@ -256,7 +255,7 @@ def test_a_cloud_under_no_control_can_be_copied_with_its_state():
     other = tiny_cloud(control="none")
     other.load_state_dict(copy.deepcopy(source.state_dict()))
     assert other.prepared
-    assert other.control_blob() == source.control_blob()
+    assert other.control_states() == source.control_states() == {}
     assert same(other.state_dict()["mimic"], source.state_dict()["mimic"])
 
 

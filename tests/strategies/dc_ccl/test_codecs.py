@@ -20,18 +20,20 @@ from torch import nn
 from torch.nn import functional
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.codecs import CODECS
+from dccl_flower.config import DistilConf, PretrainConf
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.data.loader import endless
-from dccl_flower.device_store import DeviceStore
 from dccl_flower.flower.wire import to_state
-from dccl_flower.learning.controlled import train_controlled
+from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy
 from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.models.frozen import exchanged_state, load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies import DcCcl
+from dccl_flower.strategies.answers import copies_of
 
-CODECS = ("fp32", "fp16", "int8")
+NAMES = ("fp32", "fp16", "int8")
 
 
 def deep_model(seed):
@@ -78,10 +80,10 @@ class DeepRun:
 
 @pytest.fixture(scope="module")
 def deep_runs(tmp_path_factory):
-    return {codec: DeepRun(tmp_path_factory.mktemp(codec), codec) for codec in CODECS}
+    return {codec: DeepRun(tmp_path_factory.mktemp(codec), codec) for codec in NAMES}
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", NAMES)
 def test_a_run_learns_what_devices_alone_hold(deep_runs, codec):
     run = deep_runs[codec]
     assert run.accuracy(run.final) > 0.9 > 0.75 > run.accuracy(run.start)
@@ -99,7 +101,7 @@ def test_a_coarse_run_ends_near_the_exact_one_and_not_there(deep_runs, codec, la
 
 @pytest.mark.parametrize("kind", ["co_down", "co_up"])
 def test_a_half_and_a_quarter_of_the_bytes_cross_the_wire(deep_runs, kind):
-    full, half, quarter = (deep_runs[codec].wire(kind) for codec in CODECS)
+    full, half, quarter = (deep_runs[codec].wire(kind) for codec in NAMES)
     numbers = sum(tensor.numel() for tensor in deep_model(3).state_dict().values())
     # Three devices and five rounds; an array has a header of 128 bytes and a key.
     assert full == 15 * (4 * numbers + 128 + 1)
@@ -113,15 +115,14 @@ def test_the_mimic_costs_the_same_by_every_codec(deep_runs):
     assert len({run.wire("mimic_down") for run in deep_runs.values()}) == 1
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", NAMES)
 def test_residuals_are_kept_for_each_device_by_int8_alone(tmp_path, codec):
     options = {"codec": codec, "devices_per_round": 2, "seed": 1}
     strategy, _, _ = run_tiny(tmp_path, num_nodes=2, num_rounds=1, **options)
     took_part = replied_devices(strategy)
-    kept = {device: DeviceStore(tmp_path).kept(device, "residual") for device in range(5)}
-    holders = [device for device, blob in kept.items() if blob is not None]
-    assert holders == (took_part if codec == "int8" else [])
-    residuals = [load_safetensors(kept[device]) for device in holders]
+    kept = {int(path.parts[-3]): path for path in tmp_path.glob("own/*/*/residual.safetensors")}
+    assert sorted(kept) == (took_part if codec == "int8" else [])
+    residuals = [load_safetensors(kept[device].read_bytes()) for device in sorted(kept)]
     assert all(set(residual) == {"0.weight", "3.weight"} for residual in residuals)
     if codec == "int8":
         left, right = (residual["3.weight"] for residual in residuals)
@@ -143,7 +144,7 @@ def by_hand(strategy, state, device):
     load_exchanged(co, state)
     with isolated_rng(0, *keys, "torch"):
         batches = endless(device_loader(device), torch_generator(0, *keys))
-        control, recipe = strategy.cloud.mimic, strategy._recipe(1)
+        control, recipe = strategy.cloud.mimic, round_recipe(strategy.method.rounds, 1)
         train_controlled(co, control, batches, functional.cross_entropy, recipe)
     return {name: tensor.clone() for name, tensor in exchanged_state(co).items()}
 
@@ -152,7 +153,9 @@ def test_fp32_is_to_the_bit_the_average_without_any_wire(tmp_path):
     strategy, _, result = run_tiny(tmp_path, num_rounds=1, codec="fp32")
     start = exchanged_state(tiny_model(3))
     copies = [Copy(by_hand(strategy, start, d), 12 + 3 * d) for d in range(5)]
-    cloud = Copy(strategy.cloud.train_co(start, "ce", strategy._recipe(1), 1), 0)
+    cloud = Copy(
+        strategy.cloud.train_co(start, "ce", round_recipe(strategy.method.rounds, 1), 1), 0
+    )
     expected, final = average(cloud, copies, 0.5), tiny_state(result.arrays)
     assert list(final) == list(expected)
     for name, tensor in expected.items():
@@ -172,7 +175,7 @@ def test_an_int8_round_is_the_average_of_rounded_changes_to_the_exact_state(tmp_
     strategy, grid, result = run_tiny(tmp_path, num_rounds=1, codec="int8")
     start = exchanged_state(tiny_model(3))
     sent = next(m.content["arrays"] for m in grid.sent if "arrays" in m.content)
-    received = to_state(sent, start, "int8")
+    received = to_state(sent, start, CODECS["int8"])
     assert not torch.equal(received["0.weight"], start["0.weight"])
     copies = []
     for device, reply in enumerate(strategy.replies):
@@ -182,12 +185,14 @@ def test_an_int8_round_is_the_average_of_rounded_changes_to_the_exact_state(tmp_
             scale = change[name].abs().max() / 127
             rounded = (change[name] / scale).round() * scale
             torch.testing.assert_close(
-                reply.copy.state[name], start[name] + rounded, rtol=0, atol=1e-6
+                reply.answer.state[name], start[name] + rounded, rtol=0, atol=1e-6
             )
         for name in ("0.bias", "1.weight", "1.running_var", "3.bias"):
-            assert torch.equal(reply.copy.state[name], trained[name])
-        copies.append(reply.copy)
-    cloud = Copy(strategy.cloud.train_co(start, "ce", strategy._recipe(1), 1), 0)
+            assert torch.equal(reply.answer.state[name], trained[name])
+        copies += copies_of([reply.answer])
+    cloud = Copy(
+        strategy.cloud.train_co(start, "ce", round_recipe(strategy.method.rounds, 1), 1), 0
+    )
     final = tiny_state(result.arrays)
     for name, tensor in average(cloud, copies, 0.5).items():
         assert torch.equal(final[name], tensor), name
@@ -205,5 +210,7 @@ def test_a_codec_gives_the_same_bits_on_any_number_of_nodes(tmp_path, codec):
 
 
 def test_an_unknown_codec_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"^codec='int4': expected one of fp32, fp16, int8$"):
+    with pytest.raises(
+        ValueError, match=r"^codec='int4': expected one of fp32, fp16, int8, named$"
+    ):
         DcCcl(tiny_cloud(), num_devices=5, codec="int4")

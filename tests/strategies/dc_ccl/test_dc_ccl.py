@@ -9,16 +9,23 @@ from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
 from tiny import replied_devices, run_tiny, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.checkpoint import to_bytes
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.device_store import sha256
 from dccl_flower.flower.nodes import FederationError
 from dccl_flower.flower.wire import to_state
+from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
+from dccl_flower.strategies.answers import copies_of
 
 
 def train_messages(grid):
     return [m for m in grid.sent if m.metadata.message_type == "train"]
+
+
+def mimic_of(strategy):
+    return to_bytes(strategy.cloud.control_states()["mimic"])
 
 
 def config_of(message):
@@ -89,10 +96,10 @@ def test_the_global_generator_is_left_alone(tmp_path):
 
 def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
     strategy, grid, result = run_tiny(tmp_path, num_rounds=1)
-    recipe = strategy._recipe(1)
+    recipe = round_recipe(strategy.method.rounds, 1)
     start = tiny_state(train_messages(grid)[0].content["arrays"])
     cloud_copy = strategy.cloud.train_co(start, "ce", recipe, 1)
-    devices = [reply.copy for reply in strategy.replies]
+    devices = copies_of(reply.answer for reply in strategy.replies)
     assert [copy.count for copy in devices] == [12, 15, 18, 21, 24]
     expected = average(Copy(cloud_copy, 0), devices, 0.5)
     assert_equal_states(strategy.co_state(result.arrays), expected)
@@ -101,14 +108,13 @@ def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
 def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
     rounds = RoundsConf(count=1, local_steps=2, cloud_weight=0.0)
     strategy, _, result = run_tiny(tmp_path, num_rounds=1, rounds=rounds)
-    devices = [reply.copy for reply in strategy.replies]
-    assert strategy._cloud_copy is None
+    devices = copies_of(reply.answer for reply in strategy.replies)
     assert_equal_states(strategy.co_state(result.arrays), average(None, devices, 0.0))
 
 
 def test_the_mimic_goes_to_a_device_once(tmp_path):
     strategy, grid, _ = run_tiny(tmp_path, num_nodes=2, devices_per_round=3)
-    blob = strategy.cloud.control_blob()
+    blob = mimic_of(strategy)
     distinct = {config_of(m)["device"] for m in train_messages(grid)}
     carriers = [config_of(m) for m in train_messages(grid) if "mimic" in config_of(m)]
     assert [c["mimic"] for c in carriers] == [blob] * len(distinct)
@@ -145,7 +151,7 @@ def test_a_device_that_lost_the_mimic_gets_it_again_within_the_round(tmp_path):
     asked, carriers = asked_and_carriers(grid)
     assert asked == [*everybody[0], *everybody[1], (2, 3), *everybody[2]]
     assert carriers == [*everybody[0], (2, 3)]
-    assert strategy.ledger.totals["mimic_down"] == 6 * len(strategy.cloud.control_blob())
+    assert strategy.ledger.totals["mimic_down"] == 6 * len(mimic_of(strategy))
     assert strategy.ledger.totals["co_down"] == 16 * strategy.ledger.totals["co_up"] // 15
     assert_equal_states(healed, run_with_a_loss(tmp_path / "1", lambda: None)[2])
 
@@ -159,7 +165,7 @@ def test_a_damaged_mimic_is_sent_again_to_all_that_share_it_within_the_round(tmp
     # The first to be asked again mends the file that all share, and the others get it all the same.
     assert carriers == [(n, device) for n in (1, 2) for device in range(5)]
     assert len(asked) == 20
-    assert strategy.ledger.totals["mimic_down"] == 10 * len(strategy.cloud.control_blob())
+    assert strategy.ledger.totals["mimic_down"] == 10 * len(mimic_of(strategy))
     assert_equal_states(healed, run_with_a_loss(tmp_path / "1", lambda: None)[2])
 
 
@@ -209,10 +215,10 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
     assert list(head) == ["3.weight", "3.bias"]
     app, parts = tiny_app(tmp_path / "2"), []
     replay = LocalGrid(app, 5)
-    heads = [m for m in grid.sent if m.metadata.message_type == "train.head"]
+    heads = [m for m in grid.sent if m.metadata.message_type == "train.again"]
     assert [config_of(m)["device"] for m in heads] == [0, 1, 2, 3, 4]
     for message in heads:
-        config_of(message)["mimic"] = strategy.cloud.control_blob()
+        config_of(message)["mimic"] = mimic_of(strategy)
         (reply,) = replay.send_and_receive([message])
         (gradient,) = reply.content["arrays"].values()
         assert gradient.numpy().shape == (3 * 6 + 3,)

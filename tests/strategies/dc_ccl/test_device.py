@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load as load_safetensors
+from messages import (
+    decode,
+    encode,
+    head_config,
+    kept_by,
+    score_config,
+    train_config,
+    with_exemplars,
+)
 from tiny import device_loader, tiny_control, tiny_model
 from torch.nn import functional
 
 from dccl_flower import DcCclClient
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import decode, encode
 from dccl_flower.data.loader import endless
-from dccl_flower.device_store import DeviceStore, sha256
+from dccl_flower.device_store import sha256
 from dccl_flower.learning.evaluate import predict
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -24,11 +31,7 @@ EXEMPLARS = to_bytes({"images": torch.eye(2), "labels": torch.tensor([0, 1])})
 
 
 def a_config(device=0, blob=MIMIC, **more):
-    """A round of one plain step, which moves by the rate times the gradient."""
-    config = {"device": device, "server-round": 1, "seed": 0, "loss": "ce", "steps": 1}
-    config |= {"lr": 0.1, "momentum": 0.0, "weight-decay": 0.0}
-    config |= {"statistics": "batch", "max-grad-norm": 0.0, "codec": "fp32"}
-    return {**config, "mimic": blob, "mimic-sha256": sha256(blob), **more}
+    return train_config(blob, device, **more)
 
 
 def start_arrays():
@@ -43,7 +46,11 @@ def fit(store, arrays=None, control="mimic", **more):
     """Return a device's state, count and metrics after its turn."""
     client = DcCclClient(tiny_model(4), tiny_control(control), device_loader, store)
     given = start_arrays() if arrays is None else [a.copy() for a in arrays]
-    arrays, count, metrics = client.fit(given, a_config(**more))
+    exemplars = more.pop("exemplars", None)
+    config = a_config(**more)
+    config = config if exemplars is None else with_exemplars(config, exemplars)
+    arrays, count, metrics = client.fit(given, config)
+    assert metrics.pop("server-round") == 1
     return state_of(arrays), count, metrics
 
 
@@ -83,27 +90,27 @@ def test_without_control_a_turn_is_a_step_of_the_co_submodel_alone(tmp_path):
 def test_a_correction_changes_the_result_as_adding_it_to_the_gradient_would(tmp_path):
     correction = {"0.bias": torch.arange(6.0), "3.weight": torch.full((3, 6), -0.5)}
     plain, _, _ = fit(tmp_path)
-    corrected, _, _ = fit(tmp_path, correction=to_bytes(correction))
+    corrected, _, _ = fit(tmp_path, beside={"correction": to_bytes(correction)})
     for name in NAMES:
         shift = 0.1 * correction.get(name, torch.zeros(()))
         torch.testing.assert_close(corrected[name], plain[name] - shift)
-    assert_same(fit(tmp_path, correction=to_bytes({}))[0], plain)
+    assert_same(fit(tmp_path, beside={"correction": to_bytes({})})[0], plain)
 
 
 def test_a_correction_is_clipped_with_the_gradient(tmp_path):
     huge = to_bytes({"0.bias": torch.full((6,), 1e6)})
-    state, _, _ = fit(tmp_path, correction=huge, **{"max-grad-norm": 1.0})
+    state, _, _ = fit(tmp_path, beside={"correction": huge}, recipe={"max_grad_norm": 1.0})
     start = state_of(start_arrays())
     squares = [((state[name] - start[name]) ** 2).sum() for name in PARAMETERS]
     assert sum(squares).sqrt().item() == pytest.approx(0.1, rel=1e-3)
 
 
 def test_kept_momentum_is_carried_on_from_turn_to_turn(tmp_path):
-    recipe = {"momentum": 0.9, "keep-momentum": True}
+    recipe = {"recipe": {"momentum": 0.9}, "keep_momentum": True}
     first, _, _ = fit(tmp_path, **recipe)
-    buffers = load_safetensors(DeviceStore(tmp_path).kept(0, "momentum"))
+    buffers = kept_by(tmp_path, 0, "momentum")
     assert set(buffers) == set(PARAMETERS)
-    fresh, _, _ = fit(tmp_path, arrays_of(first), momentum=0.9)
+    fresh, _, _ = fit(tmp_path, arrays_of(first), recipe={"momentum": 0.9})
     second, _, _ = fit(tmp_path, arrays_of(first), **recipe)
     for name in PARAMETERS:
         torch.testing.assert_close(second[name], fresh[name] - 0.1 * 0.9 * buffers[name])
@@ -111,21 +118,21 @@ def test_kept_momentum_is_carried_on_from_turn_to_turn(tmp_path):
 
 
 def test_the_kept_buffer_is_the_last_one(tmp_path):
-    recipe = {"momentum": 0.9, "keep-momentum": True}
+    recipe = {"recipe": {"momentum": 0.9}, "keep_momentum": True}
     for _ in range(2):
-        before = DeviceStore(tmp_path).kept(0, "momentum")
+        before = kept_by(tmp_path, 0, "momentum")
         fit(tmp_path, **recipe)
     start = state_of(start_arrays())
     plain, _, _ = fit(tmp_path)
-    after = load_safetensors(DeviceStore(tmp_path).kept(0, "momentum"))
+    after = kept_by(tmp_path, 0, "momentum")
     for name in PARAMETERS:
         gradient = (start[name] - plain[name]) / 0.1
-        expected = 0.9 * load_safetensors(before)[name] + gradient
+        expected = 0.9 * before[name] + gradient
         torch.testing.assert_close(after[name], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_device_does_not_go_on_with_the_momentum_of_another(tmp_path):
-    recipe = {"momentum": 0.9, "keep-momentum": True}
+    recipe = {"recipe": {"momentum": 0.9}, "keep_momentum": True}
     alone, _, _ = fit(tmp_path / "0", device=1, **recipe)
     fit(tmp_path / "1", device=0, **recipe)
     after_another, _, _ = fit(tmp_path / "1", device=1, **recipe)
@@ -133,32 +140,31 @@ def test_a_device_does_not_go_on_with_the_momentum_of_another(tmp_path):
 
 
 def test_nothing_is_kept_unless_asked_for(tmp_path):
-    states = [fit(tmp_path, momentum=0.9)[0] for _ in range(2)]
+    states = [fit(tmp_path, recipe={"momentum": 0.9})[0] for _ in range(2)]
     assert_same(*states)
-    assert DeviceStore(tmp_path).kept(0, "momentum") is None
-    fit(tmp_path, **{"momentum": 0.9, "keep-momentum": False})
-    assert DeviceStore(tmp_path).kept(0, "momentum") is None
+    assert kept_by(tmp_path, 0, "momentum") is None
+    fit(tmp_path, recipe={"momentum": 0.9}, keep_momentum=False)
+    assert kept_by(tmp_path, 0, "momentum") is None
 
 
 def test_class_counts_are_told_only_when_asked_for_and_change_nothing(tmp_path):
     silent_state, _, silent = fit(tmp_path)
-    state, _, metrics = fit(tmp_path, **{"tell-class-counts": True})
+    state, _, metrics = fit(tmp_path, tell_class_counts=True)
     assert set(silent) == {"loss", "accuracy", "peak-rss-mb"}
-    assert "class-counts" not in fit(tmp_path, **{"tell-class-counts": False})[2]
+    assert "class-counts" not in fit(tmp_path, tell_class_counts=False)[2]
     # Of twelve samples every third is of class 0, the others of class 2.
     assert metrics["class-counts"] == [4, 0, 8]
     assert_same(state, silent_state)
 
 
 def test_class_counts_are_of_the_device_s_own_samples_without_exemplars(tmp_path):
-    more = {"exemplars": EXEMPLARS, "exemplars-sha256": sha256(EXEMPLARS)}
-    _, count, metrics = fit(tmp_path, **more, **{"tell-class-counts": True})
+    _, count, metrics = fit(tmp_path, exemplars=EXEMPLARS, tell_class_counts=True)
     assert (count, metrics["class-counts"]) == (12, [4, 0, 8])
 
 
 def test_frozen_statistics_stay_and_those_of_the_batch_move(tmp_path):
     start = state_of(start_arrays())
-    frozen, _, _ = fit(tmp_path, statistics="frozen")
+    frozen, _, _ = fit(tmp_path, recipe={"statistics": "frozen"})
     moved, _, _ = fit(tmp_path)
     for name in ("1.running_mean", "1.running_var"):
         assert torch.equal(frozen[name], start[name])
@@ -167,7 +173,7 @@ def test_frozen_statistics_stay_and_those_of_the_batch_move(tmp_path):
 
 def test_fused_statistics_are_those_of_the_turn_s_inputs(tmp_path):
     images, _ = first_batch()
-    state, _, _ = fit(tmp_path, statistics="fused")
+    state, _, _ = fit(tmp_path, recipe={"statistics": "fused"})
     inputs = tiny_model(3)[0](images).detach()
     torch.testing.assert_close(state["1.running_mean"], inputs.mean(0))
     torch.testing.assert_close(state["1.running_var"], inputs.var(0, unbiased=False))
@@ -185,7 +191,7 @@ def test_a_device_tells_which_blobs_each_of_its_devices_holds(tmp_path):
 def test_a_device_scores_the_sum_of_control_and_co_submodel(tmp_path):
     # The loader shuffles: both models must see the samples in the same order all the same.
     client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
-    loss, count, metrics = client.evaluate(start_arrays(), a_config(2))
+    loss, count, metrics = client.evaluate(start_arrays(), score_config(MIMIC, 2))
     images, labels = device_loader(2).dataset.tensors
     logits = sum(predict(tiny_model(seed), [(images, labels)])[0] for seed in (3, 6))
     assert count == 18
@@ -201,13 +207,13 @@ def test_parameters_are_one_flat_vector_of_floats(tmp_path):
 
 
 def test_the_gradient_of_the_head_is_one_flat_vector(tmp_path):
-    keys = ("head", "device", 0, "round", 1)
+    keys = ("head", "device", 0, "round", 1, 0)
     with isolated_rng(0, *keys, "torch"):
         images, labels = next(endless(device_loader(0), torch_generator(0, *keys)))
     co, mimic = tiny_model(3).eval(), tiny_model(6).eval()
     functional.cross_entropy(mimic(images).detach() + co(images), labels).backward()
     client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
-    (vector,), count = client.head_gradient(start_arrays(), a_config())
+    (vector,), count, _ = client.again(start_arrays(), head_config(MIMIC))
     assert count == 4
     expected = torch.cat([co[3].weight.grad.flatten(), co[3].bias.grad])
     torch.testing.assert_close(torch.from_numpy(vector), expected)

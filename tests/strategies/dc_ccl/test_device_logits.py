@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from image_device import Counted, image_loader, image_model, image_state
+from messages import decode, encode, train_config, with_exemplars
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import DcCclClient
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import decode, encode
 from dccl_flower.data.loader import ImageLoader
-from dccl_flower.device_store import DeviceStore, sha256
+from dccl_flower.device_store import DeviceStore
 from dccl_flower.learning.evaluate import predict
 
 STEPS, SAMPLES = 5, 11
@@ -40,11 +40,9 @@ def in_memory(device):
     return DataLoader(TensorDataset(images, own_images(device).targets), 4, shuffle=True)
 
 
-def a_config(mimic=MIMIC, **more):
-    config = {"server-round": 1, "seed": 0, "loss": "ce", "steps": STEPS, "codec": "fp32"}
-    config |= {"lr": 0.1, "momentum": 0.9, "weight-decay": 0.0}
-    config |= {"statistics": "batch", "max-grad-norm": 0.0, **more}
-    return {**config, "mimic": mimic, "mimic-sha256": sha256(mimic)}
+def a_config(mimic=MIMIC, exemplars=None, **more):
+    config = train_config(mimic, recipe={"steps": STEPS, "momentum": 0.9}, **more)
+    return config if exemplars is None else with_exemplars(config, exemplars)
 
 
 class Turns:
@@ -57,15 +55,15 @@ class Turns:
         """Return the trained state, the metrics, and the batches that the control was asked for."""
         control = Counted(image_model(9))
         client = self.client(control, load_data)
-        config = a_config(**{"device": device, "server-round": server_round, **more})
+        config = a_config(device=device, server_round=server_round, **more)
         arrays, _, metrics = client.fit(encode("fp32", image_state(3)), config)
-        del metrics["peak-rss-mb"]
+        del metrics["peak-rss-mb"], metrics["server-round"]
         return decode("fp32", arrays, image_state(3)), metrics, control.batches
 
     def play_together(self, devices):
         """Return the batches that the control was asked for by devices that share a message."""
         control = Counted(image_model(9))
-        config = a_config(devices=devices, fusion="average")
+        config = a_config(device=devices)
         self.client(control).fit(encode("fp32", image_state(3)), config)
         return control.batches
 
@@ -171,9 +169,8 @@ def test_images_that_change_or_are_not_known_by_position_are_left_alone(tmp_path
 
 
 def test_beside_exemplars_the_control_is_asked_each_step(tmp_path):
-    more = {"exemplars": EXEMPLARS, "exemplars-sha256": sha256(EXEMPLARS)}
     turns = Turns(tmp_path)
-    assert turns.play(**more)[2] == [8, 8, 6, 8, 8]
+    assert turns.play(exemplars=EXEMPLARS)[2] == [8, 8, 6, 8, 8]
     assert turns.files() == []
 
 

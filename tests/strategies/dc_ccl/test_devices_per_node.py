@@ -13,15 +13,15 @@ import torch
 from local_grid import LocalGrid
 from tiny import mixed_loader, replied_devices, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
-from dccl_flower.learning.fusion import FUSIONS, NEED_CLASS_COUNTS, average
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
+from dccl_flower.learning.fusion import Fusion, average
 
 EVERYWHERE = [(nodes, size) for nodes in (1, 2, 4) for size in (1, 2, 5, 100)][1:]
 SOME = [(1, 100), (2, 2)]
 WIRE = ("co_down", "co_up", "mimic_down", "exemplars_down")
 LATE = {"freeze_statistics_after": 0.0}
 ALL_OPTIONS = {
-    "fusion": "class_wise_head_pooled",
+    "fusion": Fusion(True, True),
     "statistics": "mixed",
     "rounds": {**LATE, "keep_momentum": True},
     "exemplars": 6,
@@ -29,12 +29,15 @@ ALL_OPTIONS = {
 CASES = {
     "average": ({}, EVERYWHERE),
     "all options": (ALL_OPTIONS, EVERYWHERE),
-    "class-wise head": ({"fusion": "class_wise_head"}, SOME),
+    "class-wise head": ({"fusion": Fusion(class_wise_head=True)}, SOME),
     "mixed statistics": (
-        {"fusion": "average_pooled", "statistics": "mixed", "rounds": LATE},
+        {"fusion": Fusion(pooled_statistics=True), "statistics": "mixed", "rounds": LATE},
         SOME,
     ),
-    "devices alone": ({"fusion": "class_wise_head", "rounds": {"cloud_weight": 0.0}}, SOME),
+    "devices alone": (
+        {"fusion": Fusion(class_wise_head=True), "rounds": {"cloud_weight": 0.0}},
+        SOME,
+    ),
     "drift correction": ({"rounds": {"scaffold": True, "server_momentum": 0.5}}, SOME),
     "head tuning": ({"head_tuning": True}, SOME),
     "fp16": ({"codec": "fp16"}, [(1, 5), (2, 5)]),
@@ -53,7 +56,7 @@ def prepared():
 class Run:
     """Two rounds of five of seven devices, and all that must not depend on who shares messages."""
 
-    def __init__(self, store, prepared, nodes, size, fusion="average", **options):
+    def __init__(self, store, prepared, nodes, size, **options):
         rounds, fails = options.pop("rounds", {}), options.pop("fails", set())
         cloud = tiny_cloud()
         cloud.load_state_dict(prepared)
@@ -62,8 +65,6 @@ class Run:
             devices_per_round=5,
             cloud=cloud,
             devices_per_node=size,
-            fusion=FUSIONS[fusion],
-            class_counts=fusion in NEED_CLASS_COUNTS,
             rounds=RoundsConf(**{"count": 2, "local_steps": 2, "lr": 0.05, **rounds}),
             **options,
         )
@@ -82,7 +83,7 @@ class Run:
     def sizes(self):
         """Return how many devices each train message of the first round speaks for."""
         configs = [m.content["config"] for m in self.grid.sent if "arrays" in m.content]
-        first = [c for c in configs if c["server-round"] == 1 and "head-step" not in c]
+        first = [c for c in configs if c["server-round"] == 1 and c["turn"] == "Train"]
         return sorted(len(c["devices"]) if "devices" in c else 1 for c in first)
 
 
@@ -115,9 +116,9 @@ def test_the_numbers_compared_come_of_shared_messages_and_of_training(tmp_path, 
         assert (run.state["3.weight"] - start["3.weight"]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", [Fusion(a, b) for a in (False, True) for b in (False, True)])
 def test_messages_for_one_device_each_come_to_the_same_bits(tmp_path, prepared, fusion):
-    statistics = "fused" if fusion.endswith("_pooled") else "batch"
+    statistics = "fused" if fusion.pooled_statistics else "batch"
     options = {"fusion": fusion, "statistics": statistics, "rounds": LATE}
     alone, listed = (Run(tmp_path / str(size), prepared, 7, size, **options) for size in (1, 5))
     assert listed.sizes() == alone.sizes() == [1] * 5
@@ -137,11 +138,13 @@ def test_devices_that_share_a_message_fail_together(tmp_path, prepared):
     assert alone.wire["co_down"] == shared.wire["co_down"]
 
 
-def test_a_rule_without_a_name_cannot_be_told_to_a_worker():
+def test_a_rule_of_the_callers_own_cannot_be_told_to_a_worker():
     def own_rule(cloud, devices, cloud_weight):
         return average(cloud, devices, cloud_weight)
 
-    with pytest.raises(ValueError, match=r"^devices_per_node: needs a fusion of average, class"):
+    with pytest.raises(
+        ValueError, match=r"^devices_per_node: not with fusion=.*own_rule.*, which is not a Fusion$"
+    ):
         tiny_strategy(fusion=own_rule, devices_per_node=2)
     tiny_strategy(fusion=own_rule)
 
@@ -149,10 +152,10 @@ def test_a_rule_without_a_name_cannot_be_told_to_a_worker():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion": lambda cloud, devices, weight: {}}, "needs a fusion of average"),
+        ({"fusion": lambda cloud, devices, weight: {}}, "which is not a Fusion"),
         ({"statistics": "mixed"}, "needs a fusion with pooled statistics"),
         (
-            {"rounds": RoundsConf(scaffold=True), "fusion": FUSIONS["class_wise_head"]},
+            {"rounds": RoundsConf(scaffold=True), "fusion": Fusion(class_wise_head=True)},
             "not with SCAFFOLD and a class-wise head",
         ),
     ],

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 from local_grid import LocalGrid
 from tiny import replied_devices, tiny_app, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 
 
 class Rounds:
@@ -48,7 +48,7 @@ def assert_equal_arrays(left, right):
 
 def test_a_device_that_loses_the_mimic_before_head_tuning_is_sent_the_whole_state_again(tmp_path):
     healed, whole = (Rounds(tmp_path / name, head_tuning=True) for name in ("0", "1"))
-    losses = ["train.head"]
+    losses = ["train.again"]
 
     def lose_once(message):
         if message.metadata.message_type in losses:
@@ -58,7 +58,7 @@ def test_a_device_that_loses_the_mimic_before_head_tuning_is_sent_the_whole_stat
     healed.grid.before_answer = lose_once
     for rounds in (healed, whole):
         rounds.play()
-    heads = healed.sent("train.head", 1)
+    heads = healed.sent("train.again", 1)
     assert [config["device"] for config in heads] == [0, 1, 2, 3, 4, 2]
     assert ["mimic" in config for config in heads] == [False] * 5 + [True]
     assert_equal_arrays(healed.arrays, whole.arrays)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from local_grid import LocalGrid
@@ -19,11 +21,13 @@ from tiny import (
 from torch.nn import functional
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.config import DistilConf, PretrainConf
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.data.loader import endless
-from dccl_flower.learning.fusion import Copy, average, class_wise_head, with_pooled_statistics
+from dccl_flower.learning.fusion import Copy, Fusion, average
 from dccl_flower.seeds import isolated_rng, torch_generator
 
+AVERAGE = Fusion()
 PARAMETERS = [name for name, _ in tiny_model(3).named_parameters()]
 
 
@@ -45,7 +49,7 @@ def assert_equal_states(left, right):
 class Watched:
     """Run a strategy and keep what each round starts from, fuses, and ends with."""
 
-    def __init__(self, store, num_rounds=2, fusion=average, **options):
+    def __init__(self, store, num_rounds=2, fusion=AVERAGE, **options):
         self.states, self.fused, self.copies, self.cloud_calls = [], [], [], []
         options.setdefault("rounds", some_rounds())
         cloud = tiny_cloud()
@@ -55,17 +59,19 @@ class Watched:
             self.cloud_calls.append(arguments)
             return train_co(*arguments)
 
-        def watch_fusion(cloud_copy, devices, cloud_weight):
-            self.copies.append((cloud_copy, devices))
-            self.fused.append(fusion(cloud_copy, devices, cloud_weight))
-            return self.fused[-1]
+        class Watching(Fusion):
+            def __call__(_, cloud_copy, devices, cloud_weight):
+                self.copies.append((cloud_copy, devices))
+                rule = replace(fusion, head="3")
+                self.fused.append(rule(cloud_copy, devices, cloud_weight))
+                return self.fused[-1]
 
         cloud.train_co = watch_training
         self.strategy, self.grid, _ = run_tiny(
             store,
             num_rounds=num_rounds,
             cloud=cloud,
-            fusion=watch_fusion,
+            fusion=Watching(fusion.class_wise_head, fusion.pooled_statistics),
             evaluate_fn=lambda _, arrays: self.states.append(tiny_state(arrays)),
             **options,
         )
@@ -84,8 +90,8 @@ def test_scaffold_corrects_both_sides_to_their_mean_from_the_second_round(tmp_pa
     rounds.scaffold = True
     watched = Watched(tmp_path, rounds=rounds)
     first, second = (train_messages(watched.grid, n) for n in (1, 2))
-    assert all("correction" not in m.content["config"] for m in first)
-    blobs = {m.content["config"]["correction"] for m in second}
+    assert all("beside.correction" not in m.content["config"] for m in first)
+    blobs = {m.content["config"]["beside.correction"] for m in second}
     assert (len(second), len(blobs)) == (5, 1)
     # Two steps of a constant gradient with momentum 0.5 go 1 and 1.5 of a plain one.
     cloud, devices = mean_gradients(watched, 1, reach=0.05 * 2.5)
@@ -101,7 +107,7 @@ def test_scaffold_corrects_both_sides_to_their_mean_from_the_second_round(tmp_pa
 
 def test_corrections_are_counted_on_the_ledger(tmp_path):
     watched = Watched(tmp_path, rounds=some_rounds(scaffold=True))
-    blob = train_messages(watched.grid, 2)[0].content["config"]["correction"]
+    blob = train_messages(watched.grid, 2)[0].content["config"]["beside.correction"]
     assert watched.strategy.ledger.totals["correction_down"] == 5 * len(blob)
 
 
@@ -114,7 +120,8 @@ def test_scaffold_changes_the_second_round_and_not_the_first(tmp_path):
 
 def test_without_scaffold_nobody_is_corrected(tmp_path):
     watched = Watched(tmp_path)
-    assert all("correction" not in m.content["config"] for m in train_messages(watched.grid, 2))
+    configs = [m.content["config"] for m in train_messages(watched.grid, 2)]
+    assert all("beside.correction" not in config for config in configs)
     assert [arguments[4] for arguments in watched.cloud_calls] == [{}, {}]
 
 
@@ -140,7 +147,7 @@ def test_server_momentum_goes_on_in_the_direction_of_earlier_rounds(tmp_path):
 
 def test_fused_statistics_are_those_of_one_mixture_and_reach_every_side(tmp_path):
     rounds = some_rounds(freeze_statistics_after=0.0, max_grad_norm=1.0)
-    pooled = with_pooled_statistics(average)
+    pooled = Fusion(pooled_statistics=True)
     watched = Watched(tmp_path, rounds=rounds, statistics="fused", fusion=pooled)
     cloud, devices = watched.copies[0]
     total = sum(copy.count for copy in devices)
@@ -169,7 +176,7 @@ def test_batch_statistics_serve_until_the_late_ones_take_over(tmp_path):
 
 
 def test_a_class_wise_head_gets_the_classes_of_devices_and_cloud(tmp_path):
-    watched = Watched(tmp_path, 1, fusion=class_wise_head, class_counts=True)
+    watched = Watched(tmp_path, 1, fusion=Fusion(class_wise_head=True))
     cloud, devices = watched.copies[0]
     assert cloud.class_counts.tolist() == [20, 20, 0]
     # Device d holds 12 + 3 d samples, every third of class 0 and the others of class 2.
@@ -186,16 +193,11 @@ def test_a_class_wise_head_gets_the_classes_of_devices_and_cloud(tmp_path):
     torch.testing.assert_close(fused["0.weight"], plain["0.weight"])
 
 
-def test_a_class_wise_head_without_class_counts_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="class_wise_head needs class counts of every copy"):
-        run_tiny(tmp_path, num_rounds=1, fusion=class_wise_head)
-
-
 def test_class_counts_are_told_only_where_they_are_asked_for(tmp_path):
-    told = Watched(tmp_path / "0", 1, class_counts=True)
+    told = Watched(tmp_path / "0", 1, fusion=Fusion(class_wise_head=True))
     silent = Watched(tmp_path / "1", 1)
     assert [copy.class_counts for copy in (silent.copies[0][0], *silent.copies[0][1])] == [None] * 6
-    assert_equal_states(told.states[1], silent.states[1])
+    assert torch.equal(told.states[1]["0.weight"], silent.states[1]["0.weight"])
     contents = [content for reply in told.strategy.replies for content in reply.contents]
     assert len(contents) == 5
     assert all("class-counts" not in content["metrics"] for content in contents)
@@ -216,7 +218,7 @@ def test_without_control_devices_train_with_zero_logits(tmp_path):
         loss = functional.cross_entropy(co.train()(images), labels).item()
         (content,) = reply.contents
         assert content["metrics"]["loss"] == pytest.approx(loss)
-    assert strategy.ledger.totals["mimic_down"] == 5 * len(to_bytes({}))
+    assert not [kind for kind in strategy.ledger.totals if "mimic" in kind or "cloud" in kind]
 
 
 def test_without_control_the_rounds_do_not_depend_on_the_mimic(tmp_path):
@@ -235,7 +237,9 @@ def test_without_control_the_rounds_do_not_depend_on_the_mimic(tmp_path):
 def test_the_cloud_submodel_itself_can_be_the_control(tmp_path):
     strategy, grid, _ = run_tiny(tmp_path, num_rounds=1, control="cloud_submodel")
     blob = to_bytes(strategy.cloud.cloud_submodel.state_dict())
-    assert train_messages(grid, 1)[0].content["config"]["mimic"] == blob
+    assert train_messages(grid, 1)[0].content["config"]["cloud_submodel"] == blob
+    assert strategy.ledger.totals["cloud_submodel_down"] == 5 * len(blob)
+    assert "mimic_down" not in strategy.ledger.totals
 
 
 def test_kept_momentum_changes_the_second_round_and_not_the_first(tmp_path):
@@ -253,9 +257,9 @@ def test_exemplars_are_chosen_as_told(tmp_path):
     for choice in ("random", "herded"):
         options = {"exemplars": 6, "exemplar_choice": choice}
         strategy, grid, _ = run_tiny(tmp_path / choice, num_rounds=1, **options)
-        expected = strategy.cloud.exemplar_blob(6, choice)
+        expected = to_bytes(strategy.cloud.exemplars(6, choice))
         assert train_messages(grid, 1)[0].content["config"]["exemplars"] == expected
-    assert strategy.cloud.exemplar_blob(6, "random") != expected
+    assert to_bytes(strategy.cloud.exemplars(6, "random")) != expected
 
 
 def test_all_options_together_give_the_same_bits_on_any_number_of_nodes(tmp_path):
@@ -263,8 +267,7 @@ def test_all_options_together_give_the_same_bits_on_any_number_of_nodes(tmp_path
     options = {
         "rounds": rounds,
         "loss": "prior_corrected",
-        "fusion": with_pooled_statistics(class_wise_head),
-        "class_counts": True,
+        "fusion": Fusion(True, True),
         "statistics": "fused",
         "head_tuning": True,
         "exemplars": 6,
@@ -284,7 +287,7 @@ def test_all_options_together_give_the_same_bits_on_any_number_of_nodes(tmp_path
 
 def test_a_cloud_without_weight_tells_no_class_counts(tmp_path):
     rounds = some_rounds(cloud_weight=0.0)
-    watched = Watched(tmp_path, 1, rounds=rounds, fusion=class_wise_head, class_counts=True)
+    watched = Watched(tmp_path, 1, rounds=rounds, fusion=Fusion(class_wise_head=True))
     cloud, devices = watched.copies[0]
     assert (cloud, watched.cloud_calls) == (None, [])
     # Nobody holds class 1: its row is averaged as the rest is.

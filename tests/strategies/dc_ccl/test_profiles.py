@@ -5,7 +5,9 @@ import torch
 from flwr.serverapp.exception import AggregationError
 from tiny import run_tiny, tiny_strategy
 
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.checkpoint import to_bytes
+from dccl_flower.config import ConfError
+from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.fleet.cohorts import Rules
 from dccl_flower.fleet.profiles import Fleet, Tier
 
@@ -48,7 +50,7 @@ def test_only_those_that_answer_in_time_train_and_the_others_cost_bytes(tmp_path
     totals = strategy.ledger.totals
     assert totals["co_down"] == 5 * train_messages(grid)[0].content["arrays"].count_bytes()
     assert totals["co_up"] == totals["co_down"] * len(trained) // 5
-    assert totals["mimic_down"] == 5 * len(strategy.cloud.control_blob())
+    assert totals["mimic_down"] == 5 * len(to_bytes(strategy.cloud.control_states()["mimic"]))
 
 
 def test_a_deadline_nobody_meets_ends_the_run_with_one_clear_line(tmp_path):
