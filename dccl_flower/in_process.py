@@ -16,6 +16,7 @@ from dccl_flower.device import Device, Load, Memory, encoded_answer
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.engine import AfterRound, RoundFacts
 from dccl_flower.fleet.cohorts import Cohort
+from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.fleet.roster import Roster
 from dccl_flower.memory import peak_rss_mb
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method
@@ -36,6 +37,7 @@ class InProcess:
         load: Load,
         store: DeviceStore,
         codec: Codec = FP32,
+        policy: FaultPolicy | None = None,
     ) -> None:
         self.sent: Counter[str] = Counter()
         self._method = method
@@ -44,18 +46,23 @@ class InProcess:
         self._load = load
         self._store = store
         self._codec = codec
+        self._policy = policy or FaultPolicy()
         self._run = uuid4().hex[:16]
         self._holds: set[tuple[int, str]] = set()
 
     def run(self, num_rounds: int, after_round: AfterRound) -> State:
-        """Run all rounds and return the last state of record."""
+        """Run all rounds and return the last state of record.
+
+        Raises RoundStopped where too few devices answer in virtual time, ValueError where a device
+        answers with a value that is not finite.
+        """
         self._method.plan(num_rounds)
         state = self._method.initial_state()
         self._method.prepare()
         self._roster.prepare(self._method.workload, self._codec)
         after_round(0, state, RoundFacts())
         for number in range(1, num_rounds + 1):
-            cohort, before = self._roster.draw(number), Counter(self.sent)
+            cohort, before = self._roster.draw(number, self._policy), Counter(self.sent)
             state = self._round(number, state, cohort)
             after_round(number, state, self._facts(cohort, self.sent - before))
         return state

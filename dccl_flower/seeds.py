@@ -36,6 +36,7 @@ def isolated_rng(seed: int, *keys: str | int) -> Iterator[None]:
     Weight initialisation, dropout and foreign data loaders know no other generator. Threads of
     one process take turns, since they share it.
     """
-    with _GLOBAL_RNG, torch.random.fork_rng():
+    devices = None if torch.cuda.is_available() else ()
+    with _GLOBAL_RNG, torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(seed, *keys))
         yield

@@ -34,6 +34,7 @@ def cli() -> None:
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
 )
+@click.option("--in-process", is_flag=True, help="Here, without Flower and Ray: for a debugger.")
 def run(
     conf: str,
     overrides: tuple[str, ...],
@@ -43,6 +44,7 @@ def run(
     threads: int | None,
     gpu: bool,
     port: int | None,
+    in_process: bool,
 ) -> None:
     """Run the experiment CONF: a name that comes with the package, or a path to a YAML file."""
     flags = {"seed": seed, "runtime.workers": workers, "runtime.threads": threads}
@@ -50,9 +52,10 @@ def run(
     given += ["runtime.gpu=true"] if gpu else []
     loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
+    from dccl_flower.simulations.app.in_process import run_here
     from dccl_flower.simulations.app.run_folder import check_folder, default_folder
     from dccl_flower.simulations.experiment import check_devices, open_experiment
-    from dccl_flower.simulations.run.display import Display, fidelity_line, results_table
+    from dccl_flower.simulations.run.display import Display, other_scores, results_table
     from dccl_flower.simulations.run.runner import run_simulation
     from dccl_flower.simulations.superlink import choose_port
 
@@ -61,12 +64,16 @@ def run(
     chosen_port = choose_port(port)
     with Display() as display:
         display.note("preparing the data")
-        check_devices(open_experiment(loaded))
-        run_simulation(loaded, folder, chosen_port, display)
+        experiment = open_experiment(loaded)
+        if not check_devices(experiment) or in_process:
+            run_here(experiment, folder, display)
+        else:
+            run_simulation(loaded, folder, chosen_port, display)
     console = Console(highlight=False)
     results = json.loads((folder / "results.json").read_text())
     console.print(results_table(results))
-    console.print(fidelity_line(results), soft_wrap=True)
+    for line in other_scores(results):
+        console.print(line, soft_wrap=True)
     console.print(f"run directory: {folder}", soft_wrap=True)
     for name in ("results.json", "rounds.csv", "curves.png", "conf.yaml", "models", "tensorboard"):
         console.print(f"  {name}")

@@ -16,6 +16,7 @@ from dccl_flower.data.images import open_images
 from dccl_flower.data.plan import open_plan
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.cohorts import Rules, fitting_tiers
+from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.fleet.profiles import Fleet, load_fleet
 from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import Tiers
@@ -33,12 +34,16 @@ def open_experiment(conf: Conf) -> Experiment:
     return Experiment(conf, images, open_plan(conf, images))
 
 
-def check_devices(experiment: Experiment) -> None:
-    """Raise ConfError where devices cannot build their models, or no tier can train them."""
+def check_devices(experiment: Experiment) -> bool:
+    """Tell whether devices have a part in the method at all.
+
+    Raises ConfError where they cannot build their models, or no tier can train them.
+    """
     conf = experiment.conf
     workload = find_method(conf.method.name).check(experiment)
     if (fleet := fleet_of(conf)) is not None and workload is not None:
         fitting_tiers(fleet, Tiers(fleet, workload, CODECS[conf.wire.codec]).memory)
+    return workload is not None
 
 
 def fleet_of(conf: Conf) -> Fleet | None:
@@ -54,6 +59,11 @@ def roster_of(conf: Conf) -> Roster:
     devices = conf.devices
     rules = Rules(devices.over_sampling, devices.deadline)
     return Roster(devices.count, devices.per_round, conf.seed, fleet_of(conf), rules)
+
+
+def policy_of(conf: Conf) -> FaultPolicy:
+    """Return what is done about devices that do not answer."""
+    return FaultPolicy(conf.rounds.min_replies, conf.rounds.timeout)
 
 
 @cache

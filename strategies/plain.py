@@ -20,7 +20,7 @@ from dccl_flower.learning.fusion import Fusion, State
 from dccl_flower.learning.widths import of_width
 from dccl_flower.method import Answer, Ask
 from dccl_flower.models.control import NoControl
-from dccl_flower.models.frozen import exchanged_state, load_exchanged
+from dccl_flower.models.frozen import Exchanged, exchanged_state, load_exchanged
 from dccl_flower.strategies.answers import merge_answers
 
 
@@ -70,7 +70,7 @@ class PlainDevice:
                 ask.turn.recipe,
                 self._torch_device,
             )
-        state = {name: tensor.detach().cpu() for name, tensor in exchanged_state(model).items()}
+        state = Exchanged(model).snapshot()
         metrics = {"loss": loss, "accuracy": accuracy}
         return Answer(device.number, state, device.batches.num_samples, metrics)
 

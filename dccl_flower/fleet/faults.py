@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+class RoundStopped(RuntimeError):
+    """Too few devices answered; the message is one line for the user."""
+
+
 class Verdict(Enum):
     """How a round goes on."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dccl_flower.codecs import Codec
 from dccl_flower.fleet.cohorts import Cohort, Cohorts, Rules, TimedCohorts
+from dccl_flower.fleet.faults import FaultPolicy, RoundStopped, Verdict
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.tiers import Tiers, Workload
 
@@ -48,9 +49,21 @@ class Roster:
             work = tiers.work, tiers.memory
             self._timed = TimedCohorts(self._plain, self.fleet, self._rules, *work)
 
-    def draw(self, server_round: int) -> Cohort:
-        """Return a round's cohort."""
-        return (self._timed or self._plain).draw(server_round)
+    def draw(self, server_round: int, policy: FaultPolicy) -> Cohort:
+        """Return a round's cohort.
+
+        Raises RoundStopped where fewer would answer in time than the policy goes on with.
+        """
+        cohort = (self._timed or self._plain).draw(server_round)
+        verdict = policy.judge(range(self.per_round), cohort.devices)
+        if cohort.virtual_seconds is None or verdict is Verdict.GO:
+            return cohort
+        answered, late, gone = map(len, (cohort.devices, cohort.late, cohort.gone))
+        raise RoundStopped(
+            f"round {server_round}: {answered} of {self.per_round} devices answered within "
+            f"{cohort.virtual_seconds:.3g} virtual seconds (asked {answered + late + gone}, "
+            f"late {late}, gone {gone}); rounds.min_replies={policy.min_replies} asks for more"
+        )
 
     def draw_evaluators(self, share: float, server_round: int) -> list[int]:
         """Return a share of all devices, at least one, drawn for a round's evaluation."""

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 from dccl_flower.codecs import FP32, Codec, State
 from dccl_flower.engine import RoundFacts
 from dccl_flower.fleet.cohorts import Cohort
-from dccl_flower.fleet.faults import FaultPolicy, Verdict
+from dccl_flower.fleet.faults import FaultPolicy, RoundStopped
 from dccl_flower.fleet.roster import Roster
 from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
@@ -107,7 +107,10 @@ class Rounds(FedAvg):
         if self._is_private:
             self._refuse_inexact(state)
         courier = self._meet(grid)
-        self.cohort = self._draw(server_round)
+        try:
+            self.cohort = self.roster.draw(server_round, self._policy)
+        except RoundStopped as error:
+            raise AggregationError(str(error)) from error
         asked = sorted([*self.cohort.devices, *self.cohort.late, *self.cohort.gone])
         self._round = self.method.round(server_round, state, asked)
         asks = next(self._round)
@@ -192,20 +195,6 @@ class Rounds(FedAvg):
             carry = (self.ledger, self._codec, self._policy, self._devices_per_node)
             self._courier = Courier(grid, directory, *carry)
         return self._courier
-
-    def _draw(self, server_round: int) -> Cohort:
-        cohort = self.roster.draw(server_round)
-        wanted = self.roster.per_round
-        verdict = self._policy.judge(range(wanted), cohort.devices)
-        if cohort.virtual_seconds is None or verdict is Verdict.GO:
-            return cohort
-        answered, late, gone = (len(each) for each in (cohort.devices, cohort.late, cohort.gone))
-        raise AggregationError(
-            f"round {server_round}: {answered} of {wanted} devices answered within "
-            f"{cohort.virtual_seconds:.3g} virtual seconds (asked {answered + late + gone}, "
-            f"late {late}, gone {gone}); rounds.min_replies={self._policy.min_replies} asks for "
-            "more"
-        )
 
     def _letters(
         self,

@@ -39,33 +39,46 @@ def copy_frozen(source: nn.Module, target: nn.Module) -> None:
         frozen.module.load_state_dict(part.state_dict())
 
 
-def exchanged_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return references to what crosses the wire: floating tensors outside frozen parts.
+class Exchanged:
+    """What crosses the wire of a model: its floating tensors outside frozen parts, by reference.
 
-    Running means and variances are among them; integer counters are not.
+    Running means and variances are among them; integer counters are not. The references hold as
+    long as the model is not moved: worth keeping where a model is loaded over and over.
     """
-    state = _trained_state(model)
-    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+
+    def __init__(self, model: nn.Module) -> None:
+        held = _trained_state(model)
+        self.state = {name: t for name, t in held.items() if t.is_floating_point()}
+        # Not exchanged; what another device left there must not matter.
+        self._counters = [t for name, t in held.items() if name.endswith("num_batches_tracked")]
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Copy a state into the model, in place. Raises ValueError where names or shapes differ."""
+        if list(self.state) != list(state):
+            odd = sorted(set(self.state) ^ set(state)) or list(state)
+            text = f"{odd[0]!r} is missing, new or misplaced"
+            raise ValueError(f"state does not fit the model: {text}")
+        for name, tensor in self.state.items():
+            if tensor.shape != state[name].shape:
+                shapes = f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+                raise ValueError(f"state does not fit the model: {name!r} has shape {shapes}")
+            tensor.copy_(state[name])
+        for counter in self._counters:
+            counter.zero_()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return the state on the CPU; there it shares the model's memory."""
+        return {name: tensor.detach().cpu() for name, tensor in self.state.items()}
+
+
+def exchanged_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return references to what crosses the wire, see :class:`Exchanged`."""
+    return Exchanged(model).state
 
 
 def load_exchanged(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy a state of :func:`exchanged_state` into the model, in place.
-
-    Raises ValueError where names or shapes differ.
-    """
-    own = exchanged_state(model)
-    if list(own) != list(state):
-        odd = sorted(set(own) ^ set(state)) or list(state)
-        raise ValueError(f"state does not fit the model: {odd[0]!r} is missing, new or misplaced")
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-            raise ValueError(f"state does not fit the model: {name!r} has shape {shapes}")
-        tensor.copy_(state[name])
-    for name, tensor in _trained_state(model).items():
-        # Not exchanged; what another device left there must not matter.
-        if name.endswith("num_batches_tracked"):
-            tensor.zero_()
+    """Copy a state of :func:`exchanged_state` into the model, as :meth:`Exchanged.load` does."""
+    Exchanged(model).load(state)
 
 
 def _trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ EVENTS_FILE = "events.jsonl"
 
 
 class EventWriter:
-    """Append events to ``events.jsonl``; the run's display reads nothing else."""
+    """Append events to ``events.jsonl``, which displays read, and tell whoever listens here."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._path = folder / EVENTS_FILE
+        self._tell = tell or (lambda event: None)
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event with the time in seconds since the epoch."""
-        line = json.dumps({"event": event, "time": time.time(), **values})
+        content = {"event": event, "time": time.time(), **values}
         with self._path.open("a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(content) + "\n")
+        self._tell(content)
 
 
 class NoteHandler(logging.Handler):

@@ -26,11 +26,14 @@ from dccl_flower.simulations.reports import versions
 
 # Runs all rounds of a method, calls the recorder after each, and returns the bytes by kind.
 Engine = Callable[[Method, Recorder], dict[str, int]]
+Tell = Callable[[dict[str, Any]], None]
 
 
-def run_experiment(experiment: Experiment, folder: Path, engine: Engine) -> None:
+def run_experiment(
+    experiment: Experiment, folder: Path, engine: Engine, tell: Tell | None = None
+) -> None:
     """Run an experiment and leave everything in ``folder``; its events tell how it ends."""
-    conf, events = experiment.conf, EventWriter(folder)
+    conf, events = experiment.conf, EventWriter(folder, tell)
     events.write("started", name=conf.name, seed=conf.seed)
     notes = NoteHandler(events)
     logging.getLogger("dccl_flower").addHandler(notes)

@@ -8,33 +8,50 @@ from pathlib import Path
 import torch
 
 from dccl_flower.codecs import CODECS
+from dccl_flower.config import ConfError
 from dccl_flower.device import Device
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.experiment import Experiment
 from dccl_flower.in_process import InProcess
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
-from dccl_flower.simulations.app.experiment_run import run_experiment
+from dccl_flower.simulations.app.experiment_run import one_line, run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import claim_folder
-from dccl_flower.simulations.experiment import roster_of
+from dccl_flower.simulations.app.run_folder import claim_folder, make_folder
+from dccl_flower.simulations.experiment import policy_of, roster_of
+from dccl_flower.simulations.run.display import Display
+from dccl_flower.simulations.run.runner import signals_as_interrupts
+from dccl_flower.simulations.superlink import RunError
 
 
-def run_in_process(experiment: Experiment, folder: Path) -> None:
-    """Run an experiment and leave everything in ``folder``; an error is raised as it comes."""
+def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
+    """Run an experiment and leave everything in ``folder``. Raises RunError where it fails."""
     conf = experiment.conf
+    make_folder(folder)
     claim_folder(folder)
+    kind = find_method(conf.method.name)
 
     def rounds_here(method: Method, recorder: Recorder) -> dict[str, int]:
-        half = OnThreads(find_method(conf.method.name).device(experiment), conf.runtime.threads)
+        half = OnThreads(kind.device(experiment), conf.runtime.threads)
         with tempfile.TemporaryDirectory(prefix="dccl-devices-") as temporary:
-            store = DeviceStore(conf.devices.store or temporary)
-            codec = CODECS[conf.wire.codec]
-            roster, load = roster_of(conf), experiment.device_loader
-            engine = InProcess(method, half, roster, load, store, codec)
+            engine = InProcess(
+                method,
+                half,
+                roster_of(conf),
+                experiment.device_loader,
+                DeviceStore(conf.devices.store or temporary),
+                CODECS[conf.wire.codec],
+                policy_of(conf),
+            )
             engine.run(conf.rounds.count, recorder)
         return dict(engine.sent)
 
-    run_experiment(experiment, folder, rounds_here)
+    with signals_as_interrupts():
+        try:
+            run_experiment(experiment, folder, rounds_here, display.show)
+        except ConfError:
+            raise
+        except Exception as error:
+            raise RunError(one_line(error)) from error
 
 
 class OnThreads:

@@ -1,9 +1,9 @@
-"""curves.png: accuracy by round against the lines that matter, and bytes below."""
+"""curves.png: scores by round against the lines that matter, and bytes below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 
 import matplotlib
@@ -17,55 +17,64 @@ from dccl_flower.simulations.app.results import Results, virtual_seconds
 
 
 def plot_curves(results: Results, path: Path) -> None:
-    """Draw accuracies (%) and bytes (MB) by round and write them as PNG.
+    """Draw scores and bytes (MB) by round and write them as PNG.
 
-    With device profiles a third part shows accuracies over virtual time.
+    Scores that begin with the same word share a panel: accuracies here, gaps there. With device
+    profiles a last panel shows those of the first over virtual time.
     """
+    panels = score_panels(results)
     timed = bool(virtual_seconds(results.rounds))
-    heights = [3, 1, 3] if timed else [3, 1]
+    heights = [3, *[1] * len(panels), *[3] * timed]
+    size = (8, 1.75 * sum(heights))
     figure, parts = plt.subplots(
-        len(heights),
-        1,
-        figsize=(8, 11 if timed else 7),
-        height_ratios=heights,
-        layout="constrained",
+        len(heights), 1, figsize=size, height_ratios=heights, layout="constrained"
     )
-    top, bottom = parts[0], parts[1]
-    bottom.sharex(top)
-    rounds = [r.round for r in results.rounds]
-    _draw_accuracies(top, results, rounds)
-    _draw_bytes(bottom, results, rounds)
-    if timed:
-        seconds = list(accumulate(r.virtual_seconds or 0.0 for r in results.rounds))
-        _draw_accuracies(parts[2], results, seconds)
-        parts[2].set_xlabel("virtual seconds")
-    name = results.conf["name"]
-    figure.suptitle(f"DC-CCL on {name}, seed {results.seed}: cloud + co on the test set")
-    handles, labels = top.get_legend_handles_labels()
+    rounds = [each.round for each in results.rounds]
+    for axes, (stem, names) in zip(parts, panels.items(), strict=False):
+        _draw_scores(axes, results, stem, names, rounds)
+    _draw_bytes(parts[len(panels)], results, rounds)
+    for axes in parts[1 : len(panels) + 1]:
+        axes.sharex(parts[0])
+    if timed and panels:
+        taken = accumulate(each.facts.virtual_seconds or 0.0 for each in results.rounds)
+        stem, names = next(iter(panels.items()))
+        _draw_scores(parts[-1], results, stem, names, list(taken))
+        parts[-1].set_xlabel("virtual seconds")
+    conf = results.conf
+    title = f"{conf['method']['name']} on {conf['name']}, seed {results.seed}: test set"
+    figure.suptitle(title)
+    handles, labels = parts[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def _draw_accuracies(axes: Axes, results: Results, when: Sequence[float]) -> None:
-    curves = {
-        "all classes": ("C0", [r.accuracy for r in results.rounds]),
-        "cloud classes": ("C2", [r.accuracy_cloud_classes for r in results.rounds]),
-        "device classes": ("C3", [r.accuracy_device_classes for r in results.rounds]),
-    }
-    for label, (colour, values) in curves.items():
-        axes.plot(when, values, color=colour, marker="o", markersize=3, label=label)
-    cloud_only = results.cloud_submodel.accuracy
-    lines = {
-        "cloud submodel alone": (cloud_only, "--"),
-        "mimic alone": (results.mimic.accuracy, ":"),
-    }
-    if (gain := results.conf["target_gain"]) is not None:
-        lines[f"target: cloud submodel + {100 * gain:.0f} points"] = (cloud_only + gain, "-.")
-    for label, (value, style) in lines.items():
+def score_panels(results: Results) -> dict[str, list[str]]:
+    """Return the names of the scores by their first word, in their order."""
+    panels: dict[str, list[str]] = {}
+    for name in results.final:
+        panels.setdefault(name.split("_")[0], []).append(name)
+    return panels
+
+
+def _draw_scores(
+    axes: Axes, results: Results, stem: str, names: Sequence[str], when: Sequence[float]
+) -> None:
+    for name in names:
+        values = [each.scores[name] for each in results.rounds]
+        axes.plot(when, values, marker="o", markersize=3, label=name.replace("_", " "))
+    held = {model: each[stem] for model, each in results.references.items() if stem in each}
+    for (model, value), style in zip(held.items(), cycle(("--", ":", "-."))):
+        label = f"{model.replace('_', ' ')} alone"
         axes.axhline(value, color="0.3", linestyle=style, linewidth=1.2, label=label)
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(0, 1.02)
+    gain = results.conf["target_gain"]
+    if gain is not None and held:
+        model, value = next(iter(held.items()))
+        label = f"target: {model.replace('_', ' ')} + {100 * gain:.0f} points"
+        axes.axhline(value + gain, color="0.6", linewidth=1.2, label=label)
+    if all(0 <= each.scores[name] <= 1 for each in results.rounds for name in names):
+        axes.set_ylim(0, 1.02)
+    axes.set_ylabel(stem if len(names) > 1 else names[0].replace("_", " "))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
 
@@ -81,4 +90,4 @@ def _draw_bytes(axes: Axes, results: Results, rounds: Sequence[int]) -> None:
 
 
 def _megabytes(results: Results, field: str) -> list[float]:
-    return [getattr(r, field) / 1e6 for r in results.rounds]
+    return [getattr(each.facts, field) / 1e6 for each in results.rounds]

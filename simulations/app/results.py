@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dccl_flower.engine import RoundFacts
-from dccl_flower.files import write_text
+from dccl_flower.files import write_json
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Results:
     def write(self, path: Path) -> None:
         """Write results.json."""
         content = {**vars(self), "rounds": [each.row() for each in self.rounds]}
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        write_json(path, content)
 
 
 def virtual_seconds(rounds: Sequence[RoundResult]) -> dict[str, float]:

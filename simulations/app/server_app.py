@@ -10,14 +10,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower.codecs import CODECS
 from dccl_flower.config import Conf
-from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.flower.rounds import Rounds
 from dccl_flower.method import Method
 from dccl_flower.simulations.app.experiment_run import run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
 from dccl_flower.simulations.app.run_folder import claim_folder, default_folder
-from dccl_flower.simulations.experiment import cached_experiment, device_store, roster_of
+from dccl_flower.simulations.experiment import cached_experiment, device_store, policy_of, roster_of
 
 app = ServerApp()
 
@@ -62,6 +61,6 @@ def make_strategy(conf: Conf, method: Method) -> Rounds:
         method,
         roster_of(conf),
         codec=CODECS[conf.wire.codec],
-        policy=FaultPolicy(conf.rounds.min_replies, conf.rounds.timeout),
+        policy=policy_of(conf),
         devices_per_node=conf.runtime.devices_per_node,
     )

@@ -9,7 +9,7 @@ from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.learning.samples import class_counts
 from dccl_flower.models.build import build_base
 from dccl_flower.seeds import isolated_rng, torch_generator
-from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.experiment import Experiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 

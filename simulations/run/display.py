@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import mean
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 PLAIN_SECONDS = 10.0
-PHASES = {"pretrain": "pretraining the cloud submodel", "distil": "distilling the mimic"}
 
 
 class Display:
@@ -66,7 +66,7 @@ class Display:
             self._show_round(event)
 
     def _show_phase(self, event: dict[str, Any]) -> None:
-        done, total, title = event["done"], event["total"], PHASES[event["phase"]]
+        done, total, title = event["done"], event["total"], event["phase"]
         if self._progress is not None:
             self._advance(title, done, total, f"epoch {done}/{total}")
             return
@@ -84,7 +84,9 @@ class Display:
         done, total = event["round"], event["total"]
         self._bytes += event["bytes_down"] + event["bytes_up"]
         self._seconds.append(event["seconds"])
-        note = f"accuracy {event['accuracy']:.1%}, {self._bytes / 1e6:.1f} MB sent"
+        score = event["score"]
+        told = f"{score.replace('_', ' ')} {event[score]:.1%}, " if score else ""
+        note = f"{told}{self._bytes / 1e6:.1f} MB sent"
         if event.get("virtual_seconds") is not None:
             self._virtual += event["virtual_seconds"]
             note += f", {self._virtual:.3g} virtual s"
@@ -109,28 +111,31 @@ class Display:
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Return the short table that closes a run, from the content of results.json."""
+    """Return the short table that closes a run, from the content of results.json.
+
+    Its columns are the scores that a reference has too, or all where there is no reference.
+    """
+    final, references = results["final"], results["references"]
+    shared = [name for name in final if any(name in each for each in references.values())]
     table = Table(title=f"{results['conf']['name']}, seed {results['seed']}, test set")
-    for heading in ("model", "all classes", "cloud classes", "device classes"):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    rows = {
-        "cloud submodel": results["cloud_submodel"],
-        "mimic": results["mimic"],
-        "cloud + co (served)": results["final"],
-    }
-    keys = ("accuracy", "accuracy_cloud_classes", "accuracy_device_classes")
-    for model, scores in rows.items():
-        table.add_row(model, *(f"{scores[key]:.1%}" for key in keys))
+    for heading in ("model", *(shared or final)):
+        justify: Any = "left" if heading == "model" else "right"
+        table.add_column(heading.replace("_", " "), justify=justify)
+    for model, scores in {**references, "served": final}.items():
+        cells = (f"{scores[name]:.1%}" if name in scores else "-" for name in shared or final)
+        table.add_row(model.replace("_", " "), *cells)
     return table
 
 
-def fidelity_line(results: dict[str, Any]) -> str:
-    """Return how close the mimic comes to the cloud submodel, in one line."""
-    parts = []
-    for side, values in results["mimic_fidelity"].items():
-        words = side.replace("_", " ")
-        parts.append(
-            f"{words}: logit MSE {values['logit_mse']:.2f}, top-1 agreement "
-            f"{values['agreement']:.0%}, KL {values['kl']:.2f}"
-        )
-    return f"mimic against cloud submodel, {'; '.join(parts)}"
+def other_scores(results: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each model with scores that the table leaves out."""
+    final = results["final"]
+    for model, scores in {**results["references"], "served": final}.items():
+        others = results["references"] if model == "served" else {"served": final}
+        told = [
+            f"{name.replace('_', ' ')} {value:.3g}"
+            for name, value in scores.items()
+            if not any(name in each for each in others.values())
+        ]
+        if told and results["references"]:
+            yield f"{model.replace('_', ' ')}: {', '.join(told)}"

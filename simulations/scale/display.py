@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dccl_flower.simulations.run.display import PHASES, Display
+from dccl_flower.simulations.run.display import Display
 
 
 class ScaleDisplay(Display):
@@ -40,7 +40,7 @@ class ScaleDisplay(Display):
     def _show_phase(self, event: dict[str, Any]) -> None:
         if self._progress is not None:
             done, total = event["done"], event["total"]
-            self._advance(self._case, done, total, f"{PHASES[event['phase']]} {done}/{total}")
+            self._advance(self._case, done, total, f"{event['phase']} {done}/{total}")
 
     def _show_round(self, event: dict[str, Any]) -> None:
         if self._progress is not None:

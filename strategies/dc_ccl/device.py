@@ -23,7 +23,7 @@ from dccl_flower.learning.losses import LOSSES, Loss
 from dccl_flower.learning.samples import class_counts, replayed_counts, with_exemplars
 from dccl_flower.learning.widths import leading, of_width
 from dccl_flower.method import Answer, Ask
-from dccl_flower.models.frozen import copy_frozen, exchanged_state, load_exchanged
+from dccl_flower.models.frozen import Exchanged, copy_frozen
 from dccl_flower.models.head import find_head
 from dccl_flower.models.served import ServedModel
 from dccl_flower.strategies.answers import CLASS_COUNTS, merge_answers
@@ -58,17 +58,18 @@ class DcCclDevice:
         self._torch_device = torch_device
         self._cache_logits = cache_logits
         self._head = head
+        self._held: WeakKeyDictionary[nn.Module, Exchanged] = WeakKeyDictionary()
 
     def state_like(self, turn: Any, device: Device) -> State:
         """Return names and shapes of the co-submodel of the width that a turn names."""
-        return exchanged_state(self._co(turn.width, device))
+        return self._exchanged(self._co(turn.width, device)).state
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Load what the ask brought, and answer it."""
         co = self._co(ask.turn.width, device)
         self._load_control(ask.keep)
         copy_frozen(self._control, co)
-        load_exchanged(co, ask.state)
+        self._exchanged(co).load(ask.state)
         if isinstance(ask.turn, Train):
             return self._train(co, ask.turn, ask, device)
         if isinstance(ask.turn, TuneHead):
@@ -92,7 +93,7 @@ class DcCclDevice:
                 self._torch_device,
                 correction=ask.beside.get("correction"),
                 momentum=momentum,
-                other=_other_side(co, ask, turn.own_share),
+                other=OtherSide(self._statistics(co, ask), turn.own_share),
             )
             told = {}
             if turn.tell_class_counts:
@@ -100,7 +101,8 @@ class DcCclDevice:
         if momentum is not None:
             device.memory.keep("momentum", momentum)
         metrics = {"loss": train_loss, "accuracy": train_accuracy}
-        return Answer(device.number, _state(co), device.batches.num_samples, metrics, told)
+        state = self._exchanged(co).snapshot()
+        return Answer(device.number, state, device.batches.num_samples, metrics, told)
 
     def _head_gradient(self, co: nn.Module, turn: TuneHead, ask: Ask, device: Device) -> Answer:
         with device.isolated("head", turn.step):
@@ -125,6 +127,14 @@ class DcCclDevice:
 
     def _co(self, width: float, device: Device) -> nn.Module:
         return of_width(self._wide_co, width, lambda: device.example().to(self._torch_device))
+
+    def _exchanged(self, co: nn.Module) -> Exchanged:
+        if co not in self._held:
+            self._held[co] = Exchanged(co)
+        return self._held[co]
+
+    def _statistics(self, co: nn.Module, ask: Ask) -> State:
+        return leading(ask.beside.get("statistics_cloud", {}), self._exchanged(co).state)
 
     def _load_control(self, keep: Mapping[str, Parcel]) -> None:
         parcels = [parcel for name, parcel in keep.items() if name != EXEMPLARS]
@@ -179,14 +189,5 @@ def _placed(module: nn.Module, torch_device: torch.device | str) -> nn.Module:
     return module if placed else module.to(wanted)
 
 
-def _state(co: nn.Module) -> State:
-    return {name: tensor.detach().cpu() for name, tensor in exchanged_state(co).items()}
-
-
 def _exemplars(ask: Ask) -> State | None:
     return ask.keep[EXEMPLARS].state() if EXEMPLARS in ask.keep else None
-
-
-def _other_side(co: nn.Module, ask: Ask, own_share: float) -> OtherSide:
-    statistics = ask.beside.get("statistics_cloud", {})
-    return OtherSide(leading(statistics, exchanged_state(co)), own_share)
