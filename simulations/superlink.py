@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,13 +15,15 @@ from typing import IO, Any
 import psutil
 
 from dccl_flower.config import ConfError
-from dccl_flower.data.images import cache_root
+from dccl_flower.simulations.environment import child_environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
+# Opens without the proxy that the environment may name.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 FASTER = {
     # A thread that waits must not burn the core that a worker needs.
@@ -71,11 +71,8 @@ class SuperLink:
         self._port = port
         self._environment = {
             **(FASTER if tuned else {}),
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            "FLWR_HOME": str(home),
-            # Workers run in another directory, where a relative cache would be another one.
-            "DCCL_CACHE": str(cache_root()),
+            **child_environment(),
+            "FLWR_HOME": str(home.resolve()),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -161,7 +158,7 @@ class SuperLink:
             if self._process.poll() is not None:
                 raise RunError(f"the SuperLink ended with code {self._process.returncode}")
             try:
-                with urllib.request.urlopen(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
+                with DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
                     pass
                 if self._process.poll() is None:
                     return
