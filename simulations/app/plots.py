@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+# A notebook's backend would fail matplotlib's import in an environment that lacks it.
+os.environ["MPLBACKEND"] = "agg"
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dccl_flower.simulations.app.results import Results, virtual_seconds
@@ -23,13 +23,8 @@ def plot_curves(results: Results, path: Path) -> None:
     """
     timed = bool(virtual_seconds(results.rounds))
     heights = [3, 1, 3] if timed else [3, 1]
-    figure, parts = plt.subplots(
-        len(heights),
-        1,
-        figsize=(8, 11 if timed else 7),
-        height_ratios=heights,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(8, 11 if timed else 7), layout="constrained")
+    parts = figure.subplots(len(heights), 1, height_ratios=heights)
     top, bottom = parts[0], parts[1]
     bottom.sharex(top)
     rounds = [r.round for r in results.rounds]
@@ -44,7 +39,6 @@ def plot_curves(results: Results, path: Path) -> None:
     handles, labels = top.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _draw_accuracies(axes: Axes, results: Results, when: Sequence[float]) -> None:
