@@ -46,6 +46,10 @@ class RunError(RuntimeError):
     """The run failed; the message is the cause in one line."""
 
 
+class FlowerError(RunError):
+    """Flower ended the run or did not begin it; the log may say more of the cause."""
+
+
 def choose_port(explicit: int | None) -> int:
     """Return the port asked for, or a free one. Raises ConfError where the former is taken."""
     with socket.socket() as probe:
@@ -156,7 +160,7 @@ class SuperLink:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RunError(f"the SuperLink ended with code {self._process.returncode}")
+                raise FlowerError(f"the SuperLink ended with code {self._process.returncode}")
             try:
                 with DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
                     pass
@@ -164,17 +168,17 @@ class SuperLink:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RunError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
+        raise FlowerError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
             printed = self._call(*arguments).stdout.decode()
             answer: dict[str, Any] = json.loads(printed[printed.index("{") :])
         except (subprocess.TimeoutExpired, ValueError) as error:
-            raise RunError(f"flwr {arguments[0]} gave no answer") from error
+            raise FlowerError(f"flwr {arguments[0]} gave no answer") from error
         if not answer.get("success"):
             cause = " ".join(str(answer.get("error-message", "unknown cause")).split())
-            raise RunError(f"flwr {arguments[0]}: {cause}")
+            raise FlowerError(f"flwr {arguments[0]}: {cause}")
         return answer
 
     def _call(
