@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,10 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 @click.version_option(version("dccl-flower"), prog_name="dccl")
 def cli() -> None:
     """Device-cloud collaborative controlled learning (DC-CCL) on Flower."""
+    try:
+        Path.cwd()
+    except OSError as error:  # torch would end the process without a word of ours
+        raise ConfError(f"working directory: {error.strerror}") from error
 
 
 @cli.command()
@@ -184,7 +189,7 @@ def scale(
     )
     for case in cases(settings):
         case_conf(case, conf, overrides, settings)
-    from dccl_flower.simulations.scale.benchmark.benchmark import run_scale
+    from dccl_flower.simulations.scale.benchmark import run_scale
 
     folder = _comparison_folder(output, "scale")
     report = run_scale(conf, overrides, settings, folder, port)
@@ -206,6 +211,8 @@ def main() -> None:
 
     0: done. 1: the run failed. 2: bad usage or configuration. 130: interrupted.
     """
+    # A notebook's backend, which fails matplotlib's import in an environment that lacks it.
+    os.environ.pop("MPLBACKEND", None)
     try:
         cli(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except (ConfError, click.ClickException) as error:
@@ -227,8 +234,9 @@ def main() -> None:
 def _comparison_folder(given: Path | None, usual: str) -> Path:
     """Return the directory, which may hold an earlier part of the same comparison."""
     folder = (given or Path("runs") / usual).expanduser().resolve()
-    if folder.exists() and not folder.is_dir():
-        raise ConfError(f"output={folder}: is a file; expected a directory")
+    above = next(path for path in [folder, *folder.parents] if path.exists())
+    if not above.is_dir():
+        raise ConfError(f"output={folder}: {above} is a file; expected a directory")
     return folder
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dccl_flower.simulations.app.run_folder import CONF_FILE
+from dccl_flower.simulations.environment import child_environment
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
 NOTE = "note: "  # begins a line of a job's output that its user should see
@@ -107,8 +108,13 @@ class JobRunner:
             with job.log.open("wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", f"dccl_flower.simulations.{job.module}", job.folder],
-                    # A thread that waits must not burn the core that another job needs.
-                    env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+                    # A thread that waits must not burn the core that another job needs, and a
+                    # file of the working directory must not stand in for a module of that name.
+                    env={
+                        **child_environment(),
+                        "OMP_WAIT_POLICY": "PASSIVE",
+                        "PYTHONSAFEPATH": "1",
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

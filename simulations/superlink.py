@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,13 +15,15 @@ from typing import IO, Any
 import psutil
 
 from dccl_flower.config import ConfError
-from dccl_flower.data.images import cache_root
+from dccl_flower.simulations.environment import child_environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
+# Opens without the proxy that the environment may name.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 FASTER = {
     # A thread that waits must not burn the core that a worker needs.
@@ -44,6 +44,10 @@ insecure = true
 
 class RunError(RuntimeError):
     """The run failed; the message is the cause in one line."""
+
+
+class FlowerError(RunError):
+    """Flower ended the run or did not begin it; the log may say more of the cause."""
 
 
 def choose_port(explicit: int | None) -> int:
@@ -71,11 +75,8 @@ class SuperLink:
         self._port = port
         self._environment = {
             **(FASTER if tuned else {}),
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            "FLWR_HOME": str(home),
-            # Workers run in another directory, where a relative cache would be another one.
-            "DCCL_CACHE": str(cache_root()),
+            **child_environment(),
+            "FLWR_HOME": str(home.resolve()),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -159,25 +160,25 @@ class SuperLink:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RunError(f"the SuperLink ended with code {self._process.returncode}")
+                raise FlowerError(f"the SuperLink ended with code {self._process.returncode}")
             try:
-                with urllib.request.urlopen(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
+                with DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
                     pass
                 if self._process.poll() is None:
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RunError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
+        raise FlowerError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
             printed = self._call(*arguments).stdout.decode()
             answer: dict[str, Any] = json.loads(printed[printed.index("{") :])
         except (subprocess.TimeoutExpired, ValueError) as error:
-            raise RunError(f"flwr {arguments[0]} gave no answer") from error
+            raise FlowerError(f"flwr {arguments[0]} gave no answer") from error
         if not answer.get("success"):
             cause = " ".join(str(answer.get("error-message", "unknown cause")).split())
-            raise RunError(f"flwr {arguments[0]}: {cause}")
+            raise FlowerError(f"flwr {arguments[0]}: {cause}")
         return answer
 
     def _call(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import accumulate, cycle
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+# A notebook's backend would fail matplotlib's import in an environment that lacks it.
+os.environ["MPLBACKEND"] = "agg"
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dccl_flower.simulations.app.results import Results, virtual_seconds
@@ -25,10 +25,8 @@ def plot_curves(results: Results, path: Path) -> None:
     panels = score_panels(results)
     timed = bool(virtual_seconds(results.rounds))
     heights = [3, *[1] * len(panels), *[3] * timed]
-    size = (8, 1.75 * sum(heights))
-    figure, parts = plt.subplots(
-        len(heights), 1, figsize=size, height_ratios=heights, layout="constrained"
-    )
+    figure = Figure(figsize=(8, 1.75 * sum(heights)), layout="constrained")
+    parts = figure.subplots(len(heights), 1, height_ratios=heights)
     rounds = [each.round for each in results.rounds]
     for axes, (stem, names) in zip(parts, panels.items(), strict=False):
         _draw_scores(axes, results, stem, names, rounds)
@@ -46,7 +44,6 @@ def plot_curves(results: Results, path: Path) -> None:
     handles, labels = parts[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def score_panels(results: Results) -> dict[str, list[str]]:

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from dccl_flower.simulations.arms.arms import ARMS
@@ -24,7 +21,8 @@ BARS = (
 def plot_arms(summary: Mapping[str, Any], title: str, path: Path) -> None:
     """Draw each arm's accuracies over all and over each side's classes, with their deviation."""
     rows = list(summary.values())[::-1]
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.62 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 0.62 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     height = 0.8 / len(BARS)
     for place, (label, key, colour) in enumerate(BARS):
         centres = [row + height * (1 - place) for row in range(len(rows))]
@@ -40,14 +38,14 @@ def plot_arms(summary: Mapping[str, Any], title: str, path: Path) -> None:
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=len(BARS), fontsize=9)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def plot_bytes(
     curves: Mapping[str, list[tuple[float, float, float]]], title: str, path: Path
 ) -> None:
     """Draw gap closed over the bytes a device has sent and received, with bands of deviation."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     for place, (name, points) in enumerate(curves.items()):
         sent = [each / 1e6 for each, _, _ in points]
         low = [gap - spread for _, gap, spread in points]
@@ -63,4 +61,3 @@ def plot_bytes(
     axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
-    plt.close(figure)

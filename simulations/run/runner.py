@@ -18,7 +18,8 @@ from dccl_flower.config_loading import dump_conf
 from dccl_flower.simulations.app.events import EventReader
 from dccl_flower.simulations.app.run_folder import CONF_FILE, LOG_FILE, make_folder
 from dccl_flower.simulations.run.display import Display
-from dccl_flower.simulations.superlink import RunError, SuperLink
+from dccl_flower.simulations.run.log_cause import cause_in
+from dccl_flower.simulations.superlink import FlowerError, RunError, SuperLink
 
 MAX_DEFAULT_NODES = 100
 POLL_SECONDS = 0.3
@@ -30,6 +31,8 @@ APP_TEMPLATE = """\
 [project]
 name = "dccl-run"
 version = "{version}"
+description = "A run of dccl"
+license = "Apache-2.0"
 
 [tool.flwr.app]
 publisher = "dccl-flower"
@@ -97,7 +100,12 @@ def run_simulation(
 
                 _submit_and_follow(superlink, app_folder, conf, EventReader(folder), tell)
         except RunError as error:
-            raise RunError(f"{error} (log: {log_path})") from error
+            told = f"{error} (log: {log_path})"
+            if isinstance(error, FlowerError) and (
+                cause := cause_in(log_path.read_text(errors="replace"))
+            ):
+                told = f"{cause}; {told}"
+            raise RunError(told) from error
 
 
 def federation(conf: Conf) -> dict[str, int | float | bool]:
@@ -139,7 +147,7 @@ def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) 
             if event["event"] == "finished":
                 return
         if ended:  # and it has not said how itself
-            raise RunError(ended)
+            raise FlowerError(ended)
         now, alive = time.monotonic(), superlink.num_processes()
         lost_one = lost_one or alive < processes
         # Asking costs a second of CPU: ask soon after a process has gone, and else now and then.
@@ -147,7 +155,7 @@ def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) 
             asked, lost_one = now, False
             ended = _how_it_ended(superlink, run_id)
         if not heard and now - started > START_SECONDS:
-            raise RunError(f"the run did not start within {START_SECONDS:.0f} s")
+            raise FlowerError(f"the run did not start within {START_SECONDS:.0f} s")
         processes = alive
         time.sleep(POLL_SECONDS)
 
@@ -162,7 +170,10 @@ def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
         return ""  # a busy machine answers late; the next question may fare better
     if not status.startswith("finished"):
         return ""
-    return f"Flower reports {status}: {' '.join(details.split()) or 'no details'}"
+    told = " ".join(details.split()) or "no details"
+    if "heartbeat" in told:  # nobody was left to say more
+        told += "; its process was killed, by hand or for want of memory"
+    return f"Flower reports {status}: {told}"
 
 
 def _app_toml(folder: Path, app: App) -> str:

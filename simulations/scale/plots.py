@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, system_title
 from dccl_flower.simulations.scale.report import Row
@@ -27,7 +24,8 @@ MARKERS = {1: "o", 2: "s"}
 def plot_scale(rows: Sequence[Row], path: Path) -> None:
     """Draw each system's curves over the population; those of one process as lines across."""
     measured = [row for row in rows if row.get("later")]
-    figure, panels = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
+    figure = Figure(figsize=(14, 5), layout="constrained")
+    panels = figure.subplots(1, 3)
     for axes, (label, value_of) in zip(panels, PANELS, strict=True):
         for system, control, workers in dict.fromkeys(_kind(row) for row in measured):
             of_kind = [row for row in measured if _kind(row) == (system, control, workers)]
@@ -43,7 +41,6 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("Cost of a device's turn by population")
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def _at_least_a_decade(axes: Axes) -> None:

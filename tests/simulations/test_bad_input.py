@@ -93,7 +93,8 @@ CASES = [
     (["arms", "digits", "arms.strict=[rounds.count=99]"], "arm strict: 1584 steps are more than"),
     (["arms", "digits", "arms.strict=[bogus=1]"], "bogus: unknown key"),
     (["arms", "digits", "split.device_classes=[]"], "split.device_classes=[]: must name at least"),
-    (["arms", "digits", "--output", "file"], "file: is a file; expected a directory"),
+    (["arms", "digits", "--output", "file"], "file is a file; expected a directory"),
+    (["arms", "digits", "--output", "file/below"], "file is a file; expected a directory"),
     (["arms", "digits", "--jobs", "0"], "Invalid value for '--jobs'"),
     (["search", "digits"], "data.train_fraction=1.0: must leave 100 images"),
     (["search", "digits", "loss=mse"], "loss: Invalid value 'mse'"),
@@ -131,3 +132,12 @@ def test_a_folder_without_write_permission_is_one_line(place, monkeypatch, capsy
     code, errors = run_dccl(["run", "digits", "--output", "new"], monkeypatch, capsys)
     assert code == 2
     assert errors == f"dccl: output={place / 'new'}: {place} cannot be written\n"
+
+
+def test_a_working_directory_that_is_gone_is_one_line(place, monkeypatch, capsys):
+    (place / "gone").mkdir()
+    monkeypatch.chdir(place / "gone")
+    (place / "gone").rmdir()
+    code, errors = run_dccl(["cost", "digits"], monkeypatch, capsys)
+    assert (code, errors) == (2, "dccl: working directory: No such file or directory\n")
+    monkeypatch.chdir(place)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dccl_flower.config_loading import load_conf
@@ -22,8 +22,8 @@ def results():
 
 
 def test_axes_have_names_units_and_every_line_a_label(results, tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
     plot_curves(results, tmp_path / "curves.png")
     (figure,) = figures
     top, bottom = figure.axes

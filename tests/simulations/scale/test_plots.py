@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER
@@ -33,8 +33,9 @@ ROWS = [
 @pytest.fixture(scope="module")
 def figure(tmp_path_factory):
     figures, path = [], tmp_path_factory.mktemp("plot") / "scale.png"
+    save = Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plt, "close", figures.append)
+        patch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
         plot_scale(ROWS, path)
     with Image.open(path) as picture:
         assert picture.width > 1500
