@@ -12,7 +12,7 @@ import numpy as np
 
 from dccl_flower.config import ConfError, bound
 from dccl_flower.seeds import numpy_generator
-from dccl_flower.typed_yaml import check_bounds, names_in, read_named, shown, typed
+from dccl_flower.typed_yaml import check_bounds, names_in, read_named, shown, typed, unknown_key
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
     if not isinstance(given, dict):
         raise ConfError(f"{where}: must be a mapping with the key tiers")
     if unknown := [key for key in given if key != "tiers"]:
-        raise ConfError(f"{where}: {unknown[0]}: unknown key; allowed here: tiers")
+        raise unknown_key(f"{where}: {unknown[0]}", ["tiers"])
     entries = given.get("tiers")
     if not isinstance(entries, list) or not entries:
         raise ConfError(f"{where}: tiers={shown(entries)}: must be a list of at least one tier")
