@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field
+from functools import partial
+from math import isfinite
+from typing import Any, Literal
 
 Normalisation = Literal["batch", "batch_frozen", "batch_fused", "batch_mixed", "group", "group_ws"]
 
@@ -12,18 +14,78 @@ class ConfError(ValueError):
     """A mistake of the user's: one line that names the key, the value and what is allowed."""
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What a field's number may be; whatever else it may be, it is finite."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def allows(self, value: float) -> bool:
+        """Tell whether the number lies within."""
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+            and (isinstance(value, int) or isfinite(value))
+        )
+
+    def allowed(self, value: float) -> str:
+        """Return in words what a number of this value's type may be."""
+        if self.above is not None and self.below is not None:
+            return f"must lie between {self.above} and {self.below}, both excluded"
+        if self.at_least is not None and self.at_most is not None:
+            return f"must lie between {self.at_least} and {self.at_most}"
+        ends = {"above": self.above, "at least": self.at_least}
+        ends |= {"below": self.below, "at most": self.at_most}
+        words = [f"{end} {limit}" for end, limit in ends.items() if limit is not None]
+        if isinstance(value, float) and self.below is None and self.at_most is None:
+            words.append("finite")
+        return f"must be {' and '.join(words)}"
+
+
+def bound(default: Any = MISSING, **ends: float) -> Any:
+    """Return a field for a number between ends: ``above``, ``at_least``, ``below``, ``at_most``."""
+    return field(default=default, metadata={"bound": Bound(**ends)})
+
+
+def share(default: float) -> Any:
+    """Return a field for a number from 0 to 1."""
+    return bound(default, at_least=0, at_most=1)
+
+
+def path(*suffixes: str) -> Any:
+    """Return a field for a path on this machine or None; with suffixes only such text is a path."""
+    return field(default=None, metadata={"path": suffixes or ("",)})
+
+
+def section(kind: type, **values: Any) -> Any:
+    """Return a field for a section of its own."""
+    return field(default_factory=partial(kind, **values))
+
+
+@dataclass
+class MethodConf:
+    """Which method trains; it decides which other sections there are."""
+
+    name: str = "dc_ccl"
+
+
 @dataclass
 class DataConf:
     """Where the images come from; a local folder of parquet wins over the hub name."""
 
     name: str = "digits"
-    path: str | None = None
+    path: str | None = path()
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
     rgb: bool = False
-    train_fraction: float = 1.0
-    validation: float = 0.1
+    train_fraction: float = bound(1.0, above=0, at_most=1)
+    validation: float = bound(0.1, above=0, below=1)
     augment: Literal["none", "flip_crop"] = "none"
 
 
@@ -34,8 +96,8 @@ class SplitConf:
     by: Literal["classes", "fraction"] = "classes"
     cloud_classes: list[int] = field(default_factory=list)
     device_classes: list[int] = field(default_factory=list)
-    mix: float = 0.1
-    device_fraction: float = 0.2
+    mix: float = share(0.1)
+    device_fraction: float = share(0.2)
 
 
 @dataclass
@@ -48,16 +110,16 @@ class DevicesConf:
     seconds.
     """
 
-    count: int = 10
+    count: int = bound(10, at_least=1)
     per_round: int | None = None
     partitioner: Literal["iid", "dirichlet", "pathological", "natural", "draws"] = "iid"
-    alpha: float = 0.5
-    classes_per_device: int = 2
-    samples: int = 50
-    store: str | None = None
-    profiles: str | None = None
-    deadline: float | None = None
-    over_sampling: float = 1.0
+    alpha: float = bound(0.5, above=0)
+    classes_per_device: int = bound(2, at_least=1)
+    samples: int = bound(50, at_least=1)
+    store: str | None = path()
+    profiles: str | None = path(".yaml", ".yml")
+    deadline: float | None = bound(None, above=0)
+    over_sampling: float = bound(1.0, at_least=1)
 
 
 @dataclass
@@ -70,19 +132,31 @@ class BackboneConf:
 
 @dataclass
 class ModelConf:
-    """The base model, how it is cut, and other backbones for co-submodel and mimic.
+    """The base model."""
+
+    base: str = "small_cnn"
+    pretrained: bool = False
+
+
+@dataclass
+class CutModelConf(ModelConf):
+    """How a co-submodel is cut from the base model, or the other backbone that it is."""
+
+    co_ratio: float = bound(0.125, above=0, below=1)
+    shared_stem: bool = False
+    co: BackboneConf = section(BackboneConf)
+
+
+@dataclass
+class MimicModelConf(CutModelConf):
+    """Beside the co-submodel the mimic, where its architecture is another one.
 
     ``co_start``: the co-submodel begins as its part of the ``base`` model, or with the weights of
     the distilled ``mimic`` and a head of zeros, so that nothing is lost before the first step.
     """
 
-    base: str = "small_cnn"
-    pretrained: bool = False
-    co_ratio: float = 0.125
-    shared_stem: bool = False
     co_start: Literal["base", "mimic"] = "base"
-    co: BackboneConf = field(default_factory=BackboneConf)
-    mimic: BackboneConf = field(default_factory=BackboneConf)
+    mimic: BackboneConf = section(BackboneConf)
 
 
 @dataclass
@@ -93,12 +167,12 @@ class PretrainConf:
     ``mask_unseen`` leaves classes without samples out of the softmax.
     """
 
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 0.1
+    epochs: int = bound(20, at_least=1)
+    batch_size: int = bound(128, at_least=2)
+    lr: float = bound(0.1, above=0)
     schedule: Literal["one_cycle", "step"] = "one_cycle"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = share(0.9)
+    weight_decay: float = share(5e-4)
     mask_unseen: bool = False
 
 
@@ -106,61 +180,55 @@ class PretrainConf:
 class DistilConf:
     """Logit regression of the mimic: Adam, a tenth of the rate in the second half."""
 
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 1e-3
+    epochs: int = bound(20, at_least=1)
+    batch_size: int = bound(128, at_least=2)
+    lr: float = bound(1e-3, above=0)
     mixup: bool = False
 
 
 @dataclass
 class RoundsConf:
-    """The federated rounds; both sides take the same number of steps.
+    """The federated rounds.
 
     ``max_grad_norm`` clips the gradient of each step, 0 does not; frozen statistics need it,
     since nothing else holds back a layer whose activations outgrow what was frozen.
+    """
+
+    count: int = bound(10, at_least=1)
+    local_steps: int = bound(20, at_least=1)
+    device_batch_size: int = bound(20, at_least=2)
+    lr: float = bound(0.01, above=0)
+    lr_schedule: Literal["last_two_halved", "constant", "cosine"] = "last_two_halved"
+    momentum: float = share(0.9)
+    weight_decay: float = share(5e-4)
+    max_grad_norm: float = bound(0.0, at_least=0)
+    min_replies: float = share(1.0)
+    timeout: float = bound(3600.0, above=0)
+
+
+@dataclass
+class TwoSidedRoundsConf(RoundsConf):
+    """Rounds in which the cloud trains a copy of its own, as many steps as a device.
+
     ``keep_momentum`` carries each side's momentum buffers on from round to round. ``scaffold``
     corrects the sides' drift by control variates. ``server_momentum`` acts on the fused change.
     ``statistics_step`` is the share of the way that fused batch statistics go each round.
     """
 
-    count: int = 10
-    local_steps: int = 20
-    cloud_batch_size: int = 100
-    device_batch_size: int = 20
-    lr: float = 0.01
-    lr_schedule: Literal["last_two_halved", "constant", "cosine"] = "last_two_halved"
-    momentum: float = 0.9
+    cloud_batch_size: int = bound(100, at_least=2)
+    cloud_weight: float = share(0.5)
     keep_momentum: bool = False
-    server_momentum: float = 0.0
+    server_momentum: float = share(0.0)
     scaffold: bool = False
-    weight_decay: float = 5e-4
-    max_grad_norm: float = 0.0
-    cloud_weight: float = 0.5
-    freeze_statistics_after: float = 0.34
-    statistics_step: float = 1.0
-    head_tuning_steps: int = 1
-    head_tuning_lr: float = 0.1
-    min_replies: float = 1.0
-    timeout: float = 3600.0
-
-
-class TwoSidedRoundsConf(RoundsConf):
-    pass
-
-
-CutModelConf = ModelConf
-
-
-@dataclass
-class MethodConf:
-    """x."""
-
-    name: str = "dc_ccl"
+    freeze_statistics_after: float = share(0.34)
+    statistics_step: float = share(1.0)
+    head_tuning_steps: int = bound(1, at_least=1)
+    head_tuning_lr: float = bound(0.1, above=0)
 
 
 @dataclass
 class WireConf:
-    """How co-submodels travel: as they are, or in 16 or 8 bits."""
+    """How models travel: exactly, in 16 or 8 bits, or exactly with an array a tensor."""
 
     codec: Literal["fp32", "fp16", "int8", "named"] = "fp32"
 
@@ -177,10 +245,10 @@ class RuntimeConf:
     """
 
     nodes: int | None = None
-    devices_per_node: int = 1
-    workers: int = 2
-    threads: int = 1
-    server_threads: int = 2
+    devices_per_node: int = bound(1, at_least=1)
+    workers: int = bound(2, at_least=1)
+    threads: int = bound(1, at_least=1)
+    server_threads: int = bound(2, at_least=1)
     cache_logits: bool = True
     resident: bool = True
     gpu: bool = False
@@ -201,26 +269,31 @@ class ArmsConf:
 
 @dataclass
 class Conf:
-    """One experiment."""
+    """One experiment, as far as it is every method's; what is one method's stands in a subclass."""
 
     name: str = "unnamed"
-    seed: int = 0
-    method: MethodConf = field(default_factory=MethodConf)
-    data: DataConf = field(default_factory=DataConf)
-    split: SplitConf = field(default_factory=SplitConf)
-    devices: DevicesConf = field(default_factory=DevicesConf)
-    model: ModelConf = field(default_factory=ModelConf)
-    pretrain: PretrainConf = field(default_factory=PretrainConf)
-    distil: DistilConf = field(default_factory=DistilConf)
-    rounds: RoundsConf = field(default_factory=RoundsConf)
-    control: Literal["mimic", "cloud_submodel", "none"] = "mimic"
-    normalisation: Normalisation = "batch"
-    loss: Literal["ce", "prior_corrected"] = "ce"
-    fusion: Literal["average", "class_wise_head"] = "average"
-    head_tuning: Literal["none", "federated"] = "none"
-    exemplars: int = 0
-    exemplar_choice: Literal["random", "herded"] = "random"
+    seed: int = bound(0, at_least=0)
+    method: MethodConf = section(MethodConf)
+    data: DataConf = section(DataConf)
+    split: SplitConf = section(SplitConf)
+    devices: DevicesConf = section(DevicesConf)
+    model: ModelConf = section(ModelConf)
+    rounds: RoundsConf = section(RoundsConf)
     target_gain: float | None = None
-    wire: WireConf = field(default_factory=WireConf)
-    runtime: RuntimeConf = field(default_factory=RuntimeConf)
-    arms: ArmsConf = field(default_factory=ArmsConf)
+    wire: WireConf = section(WireConf)
+    runtime: RuntimeConf = section(RuntimeConf)
+
+    def check(self) -> None:
+        """Raise ConfError for values that do not go with one another."""
+        if self.split.by == "fraction" and not 0 < self.split.device_fraction < 1:
+            given = f"split.device_fraction={self.split.device_fraction}"
+            raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
+        count, devices = self.devices.count, self.devices
+        parts = {"devices.per_round": devices.per_round, "runtime.nodes": self.runtime.nodes}
+        for key, value in parts.items():
+            if value is not None and not 1 <= value <= count:
+                raise ConfError(f"{key}={value}: must lie between 1 and {count} devices")
+        timing = {"deadline": devices.deadline, "over_sampling": devices.over_sampling}
+        for key, value in timing.items():
+            if devices.profiles is None and value not in (None, 1):
+                raise ConfError(f"devices.{key}={value}: needs devices.profiles")

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from dccl_flower.config import ConfError
-from dccl_flower.config_loading import absolute_paths, load_conf
+from dccl_flower.config_loading import load_conf
 
 SIDE_BY_SIDE = "How many run side by side; a core each does best."
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -55,7 +55,7 @@ def run(
     flags = {"seed": seed, "runtime.workers": workers, "runtime.threads": threads}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     given += ["runtime.gpu=true"] if gpu else []
-    loaded = absolute_paths(load_conf(conf, [*overrides, *given]))
+    loaded = load_conf(conf, [*overrides, *given])
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
     from dccl_flower.simulations.app.in_process import run_here
     from dccl_flower.simulations.app.run_folder import check_folder, default_folder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from rich import box
 from rich.filesize import pick_unit_and_suffix
 from rich.table import Table
@@ -112,7 +112,7 @@ def _costs(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[st
     except (AssertionError, RuntimeError, ValueError, StopIteration) as error:
         if isinstance(error, ConfError):
             raise
-        given = f"{culprit}={OmegaConf.select(OmegaConf.structured(conf), culprit)}"
+        given = f"{culprit}={attrgetter(culprit)(conf)}"
         cause = str(error).splitlines()[0]
         raise ConfError(f"{given}: does not go with images {shape} ({cause})") from error
     return costs

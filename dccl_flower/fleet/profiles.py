@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
-from math import inf
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from dccl_flower.config import ConfError
+from dccl_flower.config import ConfError, bound
 from dccl_flower.seeds import numpy_generator
-
-_POSITIVE = ("share", "flops", "memory_mb", "down_mbps", "up_mbps")
-_POSITIVE_SHARES = ("availability", "co_share")
+from dccl_flower.typed_yaml import check_bounds, names_in, read_named, shown, typed, unknown_key
 
 
 @dataclass(frozen=True)
@@ -35,14 +27,14 @@ class Tier:
     """
 
     name: str
-    share: float
-    flops: float
-    memory_mb: float
-    down_mbps: float
-    up_mbps: float
-    availability: float
-    drop_out: float
-    co_share: float = 1.0
+    share: float = bound(above=0)
+    flops: float = bound(above=0)
+    memory_mb: float = bound(above=0)
+    down_mbps: float = bound(above=0)
+    up_mbps: float = bound(above=0)
+    availability: float = bound(above=0, at_most=1)
+    drop_out: float = bound(at_least=0, below=1)
+    co_share: float = bound(1.0, above=0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -98,14 +90,14 @@ def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
     or a value out of range.
     """
     where = f"devices.profiles={name_or_path}"
-    given = _read(where, name_or_path)
+    given = read_named(where, name_or_path, _packaged())
     if not isinstance(given, dict):
         raise ConfError(f"{where}: must be a mapping with the key tiers")
     if unknown := [key for key in given if key != "tiers"]:
-        raise ConfError(f"{where}: {unknown[0]}: unknown key; allowed here: tiers")
+        raise unknown_key(f"{where}: {unknown[0]}", ["tiers"])
     entries = given.get("tiers")
     if not isinstance(entries, list) or not entries:
-        raise ConfError(f"{where}: tiers={_line(entries)}: must be a list of at least one tier")
+        raise ConfError(f"{where}: tiers={shown(entries)}: must be a list of at least one tier")
     tiers = tuple(_tier(f"{where}: tiers[{i}]", entry) for i, entry in enumerate(entries))
     names = [tier.name for tier in tiers]
     for i, name in enumerate(names):
@@ -117,72 +109,17 @@ def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
 
 def profile_names() -> list[str]:
     """Return the names of the device profiles that come with the package."""
-    files = _packaged().iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    return names_in(_packaged())
 
 
 def _packaged() -> Traversable:
     return resources.files("dccl_flower.conf").joinpath("devices")
 
 
-def _read(where: str, name_or_path: str) -> Any:
-    try:
-        if name_or_path in profile_names():
-            text = _packaged().joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-        elif name_or_path.endswith((".yaml", ".yml")):
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        else:
-            allowed = ", ".join(profile_names())
-            raise ConfError(f"{where}: must be one of {allowed}, or a path to a .yaml")
-        return yaml.safe_load(text)
-    except OSError as error:
-        raise ConfError(f"{where}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfError(f"{where}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfError(f"{where}: {_line(error)}") from error
-
-
-def _tier(place: str, given: Any) -> Tier:
-    if not isinstance(given, dict):
-        keys = ", ".join(f.name for f in fields(Tier))
-        raise ConfError(f"{place}={_line(given)}: must have the keys {keys}")
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Tier), given)
-        tier = cast(Tier, OmegaConf.to_object(typed))
-    except OmegaConfBaseException as error:
-        raise ConfError(f"{place}.{_complaint(given, error)}") from error
-    if wrong := _out_of_range(tier):
-        key, allowed = wrong[0]
-        raise ConfError(f"{place}.{key}={getattr(tier, key)}: must be {allowed}")
+def _tier(place: str, given: object) -> Tier:
+    tier: Tier = typed(Tier, given, place)
+    check_bounds(tier, f"{place}.")
     return tier
-
-
-def _complaint(given: dict[str, Any], error: OmegaConfBaseException) -> str:
-    key = error.full_key
-    if isinstance(error, ConfigKeyError):
-        return f"{key}: unknown key; allowed here: {', '.join(f.name for f in fields(Tier))}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"{key}: is missing"
-    return f"{key}={_line(given.get(key or ''))}: must be {'text' if key == 'name' else 'a number'}"
-
-
-def _out_of_range(tier: Tier) -> list[tuple[str, str]]:
-    """Return the keys whose values are refused, each with what is allowed."""
-    wrong = []
-    if not tier.name.strip():
-        wrong.append(("name", "text"))
-    wrong += [(k, "above 0 and finite") for k in _POSITIVE if not 0 < getattr(tier, k) < inf]
-    wrong += [
-        (k, "above 0 and at most 1") for k in _POSITIVE_SHARES if not 0 < getattr(tier, k) <= 1
-    ]
-    if not 0 <= tier.drop_out < 1:
-        wrong.append(("drop_out", "at least 0 and below 1"))
-    return wrong
-
-
-def _line(value: object) -> str:
-    return " ".join(str(value).split())
 
 
 def _largest_remainders(shares: Sequence[float], total: int) -> np.ndarray:

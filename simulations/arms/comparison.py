@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dccl_flower.config_loading import absolute_paths, load_conf
+from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.arms.arms import ARMS, arm_conf, arm_jobs
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, write_json
@@ -35,7 +35,6 @@ def run_arms(
     from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
     from dccl_flower.simulations.arms.report import gap_curves, markdown, summarise_arms
 
-    overrides = _with_absolute_paths(conf_name, overrides)
     for name in arms:
         open_experiment(arm_conf(name, conf_name, overrides, seeds[0]))
     jobs = arm_jobs(conf_name, overrides, arms, seeds, folder)
@@ -78,7 +77,6 @@ def run_search(
     from dccl_flower.simulations.search.report import markdown
     from dccl_flower.simulations.search.search.search import Search, num_jobs
 
-    overrides = _with_absolute_paths(conf_name, overrides)
     conf = load_conf(conf_name, overrides)
     open_experiment(conf).unseen_loader()
     command = command_line("search", conf_name, overrides)
@@ -106,13 +104,6 @@ def command_line(
     hidden = {"data.path": f"data.path=PATH/TO/{data_set}", "devices.store": ""}
     shown = dict.fromkeys(hidden.get(each.split("=")[0], each) for each in overrides)
     return shlex.join(["dccl", verb, conf_name, *(each for each in shown if each), *flags])
-
-
-def _with_absolute_paths(conf_name: str, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides with a data path that means the same in every process."""
-    conf = absolute_paths(load_conf(conf_name, overrides))
-    paths = {"data.path": conf.data.path, "devices.store": conf.devices.store}
-    return [*overrides, *(f"{key}={path}" for key, path in paths.items() if path)]
 
 
 def _plain(console: Console) -> Say:

@@ -53,7 +53,7 @@ CASES = [
     ),
     (["run", "digits", "rounds.count"], "override 'rounds.count': expected key=value"),
     (["run", "digits", "rounds.count=many"], "rounds.count: Value 'many'"),
-    (["run", "digits", "loss=mse"], "loss: Invalid value 'mse', expected one of"),
+    (["run", "digits", "loss=mse"], "loss=mse: must be one of ce, prior_corrected"),
     (["run", "digits", "model.co_ratio=1.0"], "model.co_ratio=1.0: must lie between 0 and 1"),
     (["run", "digits", "model.co_ratio=0"], "model.co_ratio=0.0: must lie between 0 and 1"),
     (["run", "digits", "split.device_classes=[7,8,9]"], "class 7 is in split.cloud_classes too"),
