@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dccl_flower.data.batches import Pair, endless
+
+__all__ = ["ImageLoader", "endless", "flip_crop", "normalise"]
 CROP_PADDING = 4
-
-
-class Loader(Protocol):
-    """Anything that yields (images, targets) batches, such as torch's DataLoader."""
-
-    def __iter__(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -41,29 +38,57 @@ class ImageLoader:
         """Number of samples."""
         return len(self.rows)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no augmentation changes the images from epoch to epoch."""
+        return self.augment == "none"
+
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
-    @property
-    def is_fixed(self):
-        return self.augment == "none"
-
-    def with_targets(self, targets: Tensor) -> ImageLoader:
-        """Return the same samples with other targets, in the order of ``rows``."""
-        return replace(self, targets=targets)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Pair]:
         for chosen in self._chunks(torch.arange(self.num_samples)):
             yield self._pixels(chosen), self.targets[chosen]
 
-    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, generator: torch.Generator) -> Iterator[Pair]:
         """Yield every sample once in random order; a last batch of one sample is left out."""
         order = torch.randperm(self.num_samples, generator=generator)
         for chosen in self._chunks(order):
             if len(chosen) == 1 and self.num_samples > 1:
                 continue
-            pixels = augmented(self._pixels(chosen), self.augment, generator)
-            yield pixels, self.targets[chosen]
+            yield self.augmented(self._pixels(chosen), generator), self.targets[chosen]
+
+    def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return normalised images as ``augment`` changes them."""
+        return flip_crop(images, generator) if self.augment == "flip_crop" else images
+
+    def in_fixed_order(self) -> ImageLoader:
+        """Return itself: its order is that of ``rows``."""
+        return self
+
+    def taken(self, chosen: Tensor) -> dict[str, Tensor]:
+        """Return ``images`` (K, H, W, C) uint8, ``labels``, and ``mean`` and ``std``."""
+        return {
+            "images": torch.from_numpy(self.images[self.rows[chosen.numpy()]]),
+            "labels": self.targets[chosen],
+            "mean": torch.from_numpy(self.mean),
+            "std": torch.from_numpy(self.std),
+        }
+
+    def with_targets(self, targets: Tensor) -> ImageLoader:
+        """Return the same samples with other targets, in the order of ``rows``."""
+        return replace(self, targets=targets)
+
+    def in_batches_of(self, batch_size: int) -> ImageLoader:
+        """Return the same samples in batches of another size."""
+        return replace(self, batch_size=batch_size)
+
+    def content_digest(self) -> str:
+        """Return a hash of the images and of what normalises them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.images[self.rows], self.mean, self.std):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
 
     def _chunks(self, order: Tensor) -> tuple[Tensor, ...]:
         return order.split(self.batch_size) if len(order) else ()
@@ -80,11 +105,6 @@ def normalise(pixels: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
     return batch.div_(255).sub_(shift).div_(scale)
 
 
-def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tensor:
-    """Return normalised images as ``augment`` of ImageLoader changes them."""
-    return flip_crop(images, generator) if augment == "flip_crop" else images
-
-
 def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Flip half of the images left to right and shift each by up to four pixels, zero-padded."""
     count, _, height, width = images.shape
@@ -98,23 +118,3 @@ def flip_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     samples = torch.arange(count)[:, None, None, None]
     channels = torch.arange(images.shape[1])[None, :, None, None]
     return padded[samples, channels, rows, columns]
-
-
-def in_fixed_order(loader: Loader) -> Loader:
-    """Return a loader whose batches come the same each time; a foreign one is read into memory."""
-    return loader if isinstance(loader, ImageLoader) else list(loader)
-
-
-def endless(loader: Loader, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches for ever; a loader without ``epoch`` is iterated as it is.
-
-    Raises ValueError where the loader yields nothing.
-    """
-    while True:
-        batches = loader.epoch(generator) if hasattr(loader, "epoch") else loader
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("the loader yields no batch")

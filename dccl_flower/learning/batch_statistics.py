@@ -14,11 +14,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dccl_flower.models.frozen import Frozen
 
 MEAN, VARIANCE = "running_mean", "running_var"
+ONE_VALUE = "more than 1 value per channel"  # what torch says of it
 
 
 def is_statistic(name: str) -> bool:
     """Tell whether an entry of a state is a running mean or variance."""
     return name.endswith((MEAN, VARIANCE))
+
+
+def training_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits of a step.
+
+    One image may leave a batch norm one value a channel, which has no variance: the logits are then
+    those of eval mode, without gradient, and nothing in the model changes.
+    """
+    if len(images) > 1:
+        return model(images)
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        return model(images)
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        for buffer, before in held:
+            buffer.copy_(before)
+        model.eval()
+        with torch.no_grad():
+            return model(images)
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

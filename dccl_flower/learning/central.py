@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import RoundsConf
-from dccl_flower.data.loader import Loader, endless
+from dccl_flower.data.batches import Batches, endless
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.losses import Loss
 
@@ -18,7 +18,7 @@ OnRound = Callable[[int], None]
 def train_pooled(
     co: nn.Module,
     control: nn.Module,
-    loader: Loader,
+    batches: Batches,
     loss: Loss,
     rounds: RoundsConf,
     generator: torch.Generator,
@@ -29,9 +29,9 @@ def train_pooled(
 
     Momentum runs through and batch norms see mixed batches: rounds only tell the rate.
     """
-    batches = endless(loader, generator)
+    stream = endless(batches, generator)
     momentum: dict[str, Tensor] = {}
     for server_round in range(1, rounds.count + 1):
         recipe = round_recipe(rounds, server_round)
-        train_controlled(co, control, batches, loss, recipe, device, momentum=momentum)
+        train_controlled(co, control, stream, loss, recipe, device, momentum=momentum)
         after_round(server_round)

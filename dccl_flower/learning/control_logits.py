@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.data.loader import ImageLoader, Loader, endless
+from dccl_flower.data.batches import Batches, FixedBatches, endless
 from dccl_flower.learning.evaluate import predict
 
 PASS_BATCH = 100
 
 
-def shows_the_same_images(loader: Loader) -> TypeGuard[ImageLoader]:
-    """Tell whether a loader's images are the same in every epoch, and known by position."""
-    return isinstance(loader, ImageLoader) and loader.augment == "none"
+@dataclass(frozen=True)
+class KnownBatch:
+    """A batch of images and labels (B,) whose control logits (B, classes) are known already."""
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+
+
+def shows_the_same_images(batches: Batches) -> TypeGuard[FixedBatches]:
+    """Tell whether the images are the same in every epoch, and known by position."""
+    return batches.is_fixed
 
 
 def control_logits(
-    control: nn.Module, loader: ImageLoader, device: torch.device | str = "cpu"
+    control: nn.Module, batches: FixedBatches, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return the control's logits (N, classes) of all samples, in the loader's order."""
-    return predict(control, replace(loader, batch_size=PASS_BATCH), device)[0].clone()
+    """Return the control's logits (N, classes) of all samples, in their order."""
+    return predict(control, batches.in_batches_of(PASS_BATCH), device)[0].clone()
 
 
 def with_logits(
-    loader: ImageLoader, logits: Tensor, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield batches (images, labels, logits) for ever, in the order of ``endless``."""
-    for images, rows in endless(loader.with_targets(torch.arange(len(logits))), generator):
-        yield images, loader.targets[rows], logits[rows]
-
-
-def content_digest(loader: ImageLoader) -> str:
-    """Return a hash of a loader's images and of what normalises them."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (loader.images[loader.rows], loader.mean, loader.std):
-        digest.update(part.tobytes())
-    return digest.hexdigest()
+    batches: FixedBatches, logits: Tensor, generator: torch.Generator
+) -> Iterator[KnownBatch]:
+    """Yield batches with their logits for ever, in the order of ``endless``."""
+    labels = batches.targets
+    for images, rows in endless(batches.with_targets(torch.arange(len(logits))), generator):
+        yield KnownBatch(images, labels[rows], logits[rows])

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import RoundsConf
-from dccl_flower.learning.batch_statistics import OtherSide, measured_statistics, mixed_statistics
+from dccl_flower.data.batches import Pair, pair_of
+from dccl_flower.learning.batch_statistics import (
+    OtherSide,
+    measured_statistics,
+    mixed_statistics,
+    training_logits,
+)
+from dccl_flower.learning.control_logits import KnownBatch
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.frozen import train_mode
 
@@ -45,7 +52,7 @@ class LocalRecipe:
 def train_controlled(
     co: nn.Module,
     control: nn.Module,
-    batches: Iterator[tuple[Tensor, ...]],
+    batches: Iterator[Pair | KnownBatch],
     loss: Loss,
     recipe: LocalRecipe,
     device: torch.device | str = "cpu",
@@ -56,8 +63,9 @@ def train_controlled(
 ) -> tuple[float, float]:
     """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
 
-    ``batches`` yields (images, labels), or (images, labels, logits) where those of the control are
-    known already.
+    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known;
+    anything else is a ValueError. One image that batch norms cannot train on is no step, and is
+    scored in eval mode.
     ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
     buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
     of the other side's batch statistics, for ``mixed`` ones.
@@ -72,18 +80,15 @@ def train_controlled(
     train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
     with _statistics(co, recipe.statistics, other):
-        for images, labels, *known in islice(batches, recipe.steps):
-            images, labels = images.to(device), labels.to(device)
-            logits = co(images) + _control_logits(control, images, known)
+        for batch in islice(batches, recipe.steps):
+            images, labels, known = _parts(batch, device)
+            logits = training_logits(co, images) + _control_logits(control, images, known)
             step_loss = loss(logits, labels)
-            optimizer.zero_grad()
-            step_loss.backward()
-            for name, tensor in (correction or {}).items():
-                if name in trainable and (gradient := trainable[name].grad) is not None:
-                    gradient.add_(tensor.to(device))
-            if recipe.max_grad_norm > 0:
-                torch.nn.utils.clip_grad_norm_(trainable.values(), recipe.max_grad_norm)
-            optimizer.step()
+            if logits.requires_grad:
+                _backward(step_loss, optimizer, trainable, correction or {})
+                if recipe.max_grad_norm > 0:
+                    torch.nn.utils.clip_grad_norm_(trainable.values(), recipe.max_grad_norm)
+                optimizer.step()
             total += step_loss.item() * len(labels)
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
@@ -95,9 +100,32 @@ def train_controlled(
     return total / seen, correct / seen
 
 
+def _parts(
+    batch: Pair | KnownBatch, device: torch.device | str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if isinstance(batch, KnownBatch):
+        return batch.images.to(device), batch.labels.to(device), batch.logits.to(device)
+    images, labels = pair_of(batch)
+    return images.to(device), labels.to(device), None
+
+
 @torch.no_grad()
-def _control_logits(control: nn.Module, images: Tensor, known: list[Tensor]) -> Tensor:
-    return known[0].to(images.device) if known else control(images)
+def _control_logits(control: nn.Module, images: Tensor, known: Tensor | None) -> Tensor:
+    return control(images) if known is None else known
+
+
+def _backward(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    trainable: dict[str, nn.Parameter],
+    correction: dict[str, Tensor],
+) -> None:
+    """Set the gradients of the trainable parameters, corrected."""
+    optimizer.zero_grad()
+    loss.backward()
+    for name, tensor in correction.items():
+        if name in trainable and (gradient := trainable[name].grad) is not None:
+            gradient.add_(tensor.to(gradient.device))
 
 
 @contextmanager

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from itertools import islice
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import DistilConf
-from dccl_flower.data.loader import ImageLoader, Loader, endless, in_fixed_order
+from dccl_flower.data.batches import Batches
+from dccl_flower.learning.batch_statistics import training_logits
 from dccl_flower.learning.compute import Compute
+from dccl_flower.learning.control_logits import shows_the_same_images
 from dccl_flower.learning.evaluate import predict
-from dccl_flower.learning.pretrain import CPU, OnEpoch
+from dccl_flower.learning.fit import OnEpoch, fit
+from dccl_flower.learning.pretrain import CPU
 
 LATE_RATE = 0.1
 
@@ -21,10 +23,10 @@ LATE_RATE = 0.1
 def distil(
     mimic: nn.Module,
     teacher: nn.Module,
-    loader: Loader,
+    batches: Batches,
     conf: DistilConf,
     generator: torch.Generator,
-    validation: Loader | None = None,
+    validation: Batches | None = None,
     compute: Compute = CPU,
     on_epoch: OnEpoch = lambda done, total: None,
 ) -> None:
@@ -35,42 +37,38 @@ def distil(
     arXiv 1710.09412), which shows the mimic images off the cloud's classes.
     With validation data the weights of the epoch with the smallest error there are kept.
     """
-    fixed = isinstance(loader, ImageLoader) and loader.augment == "none" and not conf.mixup
     for model in (mimic, teacher):
         compute.module(model)
-    if isinstance(loader, ImageLoader) and fixed:
-        loader = loader.with_targets(predict(teacher, loader, compute.device)[0])
-    validation = None if validation is None else in_fixed_order(validation)
-    wanted = predict(teacher, validation, compute.device)[0] if validation is not None else None
+    is_known = False
+    if not conf.mixup and shows_the_same_images(batches):
+        batches = batches.with_targets(predict(teacher, batches, compute.device)[0])
+        is_known = True
     optimizer = torch.optim.Adam((p for p in mimic.parameters() if p.requires_grad), lr=conf.lr)
-    half = -(-conf.epochs // 2)
+    half = -(-conf.epochs // 2) * len(batches)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [half], gamma=LATE_RATE)
-    batches = endless(loader, generator)
+    score = None if validation is None else _judge(mimic, teacher, validation, compute)
     teacher.eval()
-    best, best_state = float("inf"), None
-    for epoch in range(conf.epochs):
-        mimic.train()
-        for images, targets in islice(batches, len(loader)):  # type: ignore[arg-type]
-            images = compute.images(_mixed(images, generator) if conf.mixup else images)
-            with compute.autocast():
-                with torch.no_grad():
-                    wanted_logits = targets.to(compute.device) if fixed else teacher(images)
-                logits = mimic(images)
-            loss = functional.mse_loss(logits.float(), wanted_logits.float())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
-        if validation is not None and wanted is not None:
-            error = functional.mse_loss(
-                predict(mimic, validation, compute.device)[0], wanted
-            ).item()
-            if error <= best:
-                best, best_state = error, copy.deepcopy(mimic.state_dict())
-        on_epoch(epoch + 1, conf.epochs)
-    if best_state is not None:
-        mimic.load_state_dict(best_state)
-    mimic.eval()
+
+    def loss_of(images: Tensor, targets: Tensor) -> Tensor:
+        images = compute.images(_mixed(images, generator) if conf.mixup else images)
+        with compute.autocast():
+            with torch.no_grad():
+                wanted = targets.to(compute.device) if is_known else teacher(images)
+            logits = training_logits(mimic, images)
+        return functional.mse_loss(logits.float(), wanted.float())
+
+    fit(mimic, batches, conf.epochs, generator, schedule, loss_of, score, on_epoch)
+
+
+def _judge(
+    mimic: nn.Module, teacher: nn.Module, validation: Batches, compute: Compute
+) -> Callable[[], float]:
+    """Return what scores the mimic on validation data, the less its error the more."""
+    validation = validation.in_fixed_order()
+    wanted, _ = predict(teacher, validation, compute.device)
+    return lambda: (
+        -functional.mse_loss(predict(mimic, validation, compute.device)[0], wanted).item()
+    )
 
 
 def _mixed(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.data.loader import Loader, in_fixed_order
+from dccl_flower.data.batches import Batches
 from dccl_flower.learning.fidelity import Fidelity, fidelity
 from dccl_flower.models.frozen import load_exchanged
 
@@ -25,13 +25,13 @@ class Scores:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, loader: Loader, device: torch.device | str = "cpu"
+    model: nn.Module, batches: Batches, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Return logits (N, classes) in eval mode and the loader's targets, both on the CPU."""
+    """Return logits (N, classes) in eval mode and the targets, both on the CPU."""
     was_training = model.training
     model.eval()
     logits, targets = [], []
-    for images, batch_targets in loader:
+    for images, batch_targets in batches:
         logits.append(model(images.to(device)).float().cpu())
         targets.append(batch_targets.cpu())
     model.train(was_training)
@@ -65,16 +65,16 @@ class Scorer:
         cloud: nn.Module,
         mimic: nn.Module,
         co: nn.Module,
-        loader: Loader,
+        batches: Batches,
         cloud_classes: Sequence[int],
         device_classes: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
         self._co = copy.deepcopy(co)
-        self._loader = loader = in_fixed_order(loader)
+        self._batches = batches.in_fixed_order()
         self._device = device
-        self._cloud_logits, self._labels = predict(cloud, loader, device)
-        self._mimic_logits, _ = predict(mimic, loader, device)
+        self._cloud_logits, self._labels = predict(cloud, self._batches, device)
+        self._mimic_logits, _ = predict(mimic, self._batches, device)
         self._classes = (cloud_classes, device_classes)
 
     def cloud_submodel(self) -> Scores:
@@ -96,7 +96,7 @@ class Scorer:
     def served(self, state: dict[str, Tensor]) -> tuple[Scores, float]:
         """Return the scores of cloud + co, and the accuracy of mimic + co."""
         load_exchanged(self._co, state)
-        co_logits, _ = predict(self._co, self._loader, self._device)
+        co_logits, _ = predict(self._co, self._batches, self._device)
         mimic_co = accuracy(self._mimic_logits + co_logits, self._labels)
         return self._scores(self._cloud_logits + co_logits), mimic_co
 

@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from dccl_flower.data.batches import Pair
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.zoo import find_head
 
@@ -15,7 +16,7 @@ from dccl_flower.models.zoo import find_head
 def head_gradient(
     co: nn.Module,
     control: nn.Module,
-    batches: Iterator[tuple[Tensor, ...]],
+    batches: Iterator[Pair],
     loss: Loss,
     num_batches: int,
     device: torch.device | str = "cpu",
@@ -30,7 +31,7 @@ def head_gradient(
     parameters = dict(head.named_parameters(prefix=head_name))
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     seen = 0
-    for images, labels, *_ in islice(batches, num_batches):
+    for images, labels in islice(batches, num_batches):
         images, labels = images.to(device), labels.to(device)
         with torch.no_grad():
             control_logits = control(images)

@@ -7,7 +7,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.data.loader import Loader
+from dccl_flower.data.batches import Batches
 from dccl_flower.models.zoo import find_head
 
 
@@ -29,7 +29,7 @@ def herded_rows(features: Tensor, labels: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def head_inputs(
-    model: nn.Module, loader: Loader, device: torch.device | str = "cpu"
+    model: nn.Module, batches: Batches, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Return what reaches the model's head, (N, F), and the labels (N,), in eval mode."""
     features: list[Tensor] = []
@@ -39,7 +39,7 @@ def head_inputs(
     _, head = find_head(model)
     hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu()))
     try:
-        for images, targets in loader:
+        for images, targets in batches:
             model(images.to(device))
             labels.append(targets)
     finally:

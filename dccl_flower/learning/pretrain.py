@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from itertools import islice
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import PretrainConf
-from dccl_flower.data.loader import Loader, endless
+from dccl_flower.data.batches import Batches
+from dccl_flower.learning.batch_statistics import training_logits
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
+from dccl_flower.learning.fit import OnEpoch, fit
 from dccl_flower.learning.samples import class_counts
 from dccl_flower.models.zoo import find_head
 
-OnEpoch = Callable[[int, int], None]
 CPU = Compute()
 STEP_EPOCHS, STEP_FACTOR = 5, 0.4
 
 
 def pretrain(
     model: nn.Module,
-    loader: Loader,
+    batches: Batches,
     conf: PretrainConf,
     generator: torch.Generator,
-    validation: Loader | None = None,
+    validation: Batches | None = None,
     compute: Compute = CPU,
     on_epoch: OnEpoch = lambda done, total: None,
 ) -> None:
@@ -36,7 +33,6 @@ def pretrain(
     With ``conf.mask_unseen`` classes without samples are left out of the softmax, so that nothing
     teaches the model that they do not exist.
     """
-    steps = len(loader)  # type: ignore[arg-type]
     compute.module(model)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -45,30 +41,22 @@ def pretrain(
         weight_decay=conf.weight_decay,
         nesterov=conf.momentum > 0,
     )
-    schedule = _schedule(optimizer, conf, steps)
-    unseen = _unseen_classes(model, loader).to(compute.device) if conf.mask_unseen else None
-    batches = endless(loader, generator)
-    best, best_state = -1.0, None
-    for epoch in range(conf.epochs):
-        model.train()
-        for images, labels in islice(batches, steps):
-            with compute.autocast():
-                logits = model(compute.images(images)).float()
-            if unseen is not None:
-                logits = logits.masked_fill(unseen, -torch.inf)
-            loss = functional.cross_entropy(logits, labels.to(compute.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        if validation is not None:
-            score = accuracy(*predict(model, validation, compute.device))
-            if score >= best:
-                best, best_state = score, copy.deepcopy(model.state_dict())
-        on_epoch(epoch + 1, conf.epochs)
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    model.eval()
+    schedule = _schedule(optimizer, conf, len(batches))
+    unseen = _unseen_classes(model, batches).to(compute.device) if conf.mask_unseen else None
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        with compute.autocast():
+            logits = training_logits(model, compute.images(images)).float()
+        if unseen is not None:
+            logits = logits.masked_fill(unseen, -torch.inf)
+        return functional.cross_entropy(logits, labels.to(compute.device))
+
+    def score() -> float:
+        assert validation is not None
+        return accuracy(*predict(model, validation, compute.device))
+
+    chosen = None if validation is None else score
+    fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, on_epoch)
 
 
 def _schedule(
@@ -82,5 +70,5 @@ def _schedule(
     )
 
 
-def _unseen_classes(model: nn.Module, loader: Loader) -> torch.Tensor:
-    return class_counts(loader, find_head(model)[1].out_features) == 0
+def _unseen_classes(model: nn.Module, batches: Batches) -> torch.Tensor:
+    return class_counts(batches, find_head(model)[1].out_features) == 0

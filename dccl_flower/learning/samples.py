@@ -7,49 +7,24 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from dccl_flower.data.loader import ImageLoader, Loader, augmented, normalise
+from dccl_flower.data.batches import Batches, Pair, endless
+from dccl_flower.data.loader import normalise
 
-Chooser = Callable[[Loader], Tensor]
-
-
-def class_counts(loader: Loader, num_classes: int) -> Tensor:
-    """Return the samples a class (classes,), reading labels only where the loader offers them."""
-    return torch.bincount(labels_of(loader), minlength=num_classes)
+Chooser = Callable[[Batches], Tensor]
 
 
-def labels_of(loader: Loader) -> Tensor:
-    """Return the labels (N,) of all samples in the loader's order."""
-    if isinstance(loader, ImageLoader):
-        return loader.targets
-    return torch.cat([targets for _, targets in loader])
+def class_counts(batches: Batches, num_classes: int) -> Tensor:
+    """Return the samples a class (classes,), reading labels only where the batches offer them."""
+    return torch.bincount(batches.targets, minlength=num_classes)
 
 
-def num_samples(loader: Loader) -> int:
-    """Return the number of samples behind a loader."""
-    if isinstance(loader, ImageLoader):
-        return loader.num_samples
-    if hasattr(loader, "dataset"):
-        return len(loader.dataset)
-    return sum(len(targets) for _, targets in loader)
+def take_exemplars(batches: Batches, choose: Chooser) -> dict[str, Tensor]:
+    """Return the samples whose positions (K,) ``choose`` picks, as ``Batches.taken`` gives them.
 
-
-def take_exemplars(loader: Loader, choose: Chooser) -> dict[str, Tensor]:
-    """Return the samples whose positions (K,) ``choose`` picks from those of a loader.
-
-    An ImageLoader gives ``images`` (N, H, W, C) uint8 with the ``mean`` and ``std`` to normalise
-    them; any other loader is read once and gives ``images`` as it yields them. ``labels`` (N,).
+    Positions are those of one pass, which ``choose`` is given to look at.
     """
-    if isinstance(loader, ImageLoader):
-        chosen = choose(loader)
-        return {
-            "images": torch.from_numpy(loader.images[loader.rows[chosen.numpy()]]),
-            "labels": loader.targets[chosen],
-            "mean": torch.from_numpy(loader.mean),
-            "std": torch.from_numpy(loader.std),
-        }
-    images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
-    chosen = choose([(images, labels)])
-    return {"images": images[chosen], "labels": labels[chosen]}
+    batches = batches.in_fixed_order()
+    return batches.taken(choose(batches))
 
 
 def exemplar_images(exemplars: dict[str, Tensor]) -> Tensor:
@@ -71,19 +46,17 @@ def balanced_rows(labels: Tensor, count: int, generator: torch.Generator) -> Ten
 
 
 def with_exemplars(
-    batches: Iterator[tuple[Tensor, Tensor]],
-    exemplars: dict[str, Tensor],
-    generator: torch.Generator,
-    augment: str = "none",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Join to every batch as many exemplars, drawn with replacement (experience replay).
+    batches: Batches, exemplars: dict[str, Tensor], generator: torch.Generator
+) -> Iterator[Pair]:
+    """Yield batches for ever, each with as many exemplars, drawn with replacement.
 
-    ``augment`` is what ImageLoader does to the batches; a few exemplars are soon known by heart.
+    This is experience replay. Exemplars are augmented as the samples are; a few are soon known by
+    heart.
     """
     shared_images, shared_labels = exemplar_images(exemplars), exemplars["labels"]
-    for images, labels in batches:
+    for images, labels in endless(batches, generator):
         drawn = torch.randint(len(shared_labels), (len(labels),), generator=generator)
-        shared = augmented(shared_images[drawn], augment, generator)
+        shared = batches.augmented(shared_images[drawn], generator)
         yield torch.cat([images, shared]), torch.cat([labels, shared_labels[drawn]])
 
 

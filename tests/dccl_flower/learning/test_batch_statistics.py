@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from dccl_flower.learning.batch_statistics import (
     is_statistic,
     measured_statistics,
     pooled_statistics,
+    training_logits,
 )
 from dccl_flower.models.frozen import Frozen
 
@@ -227,3 +230,28 @@ def test_pooled_by_count_they_are_the_statistics_of_all_samples(sides):
     found = torch.cat([pooled["n.running_mean"], pooled["n.running_var"]]).double()
     expected = torch.stack([everything.mean(), everything.var(correction=0)])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_one_image_trains_where_its_maps_have_several_values(size):
+    norm = nn.Sequential(nn.BatchNorm2d(1))
+    images = torch.arange(4.0 * size).view(size, 1, 2, 2)
+    logits = training_logits(copy.deepcopy(norm), images)
+    assert logits.requires_grad
+    assert torch.equal(logits, norm(images))
+
+
+def test_one_value_a_channel_gives_the_logits_of_eval_mode_and_changes_nothing():
+    # The first norm has four values and would move its statistics; the second has one.
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1)).train()
+    before = copy.deepcopy(model.state_dict())
+    logits = training_logits(model, torch.arange(4.0).view(1, 1, 2, 2))
+    assert logits.flatten().tolist() == pytest.approx([1.5], rel=1e-4)
+    assert not logits.requires_grad
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_other_errors_of_a_model_reach_the_caller():
+    with pytest.raises(RuntimeError, match="shapes"):
+        training_logits(nn.Linear(3, 2), torch.zeros(1, 4))

@@ -13,10 +13,10 @@ from image_device import POOL, STD, Counted, image_loader, image_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dccl_flower.data.batches import as_batches
 from dccl_flower.data.loader import ImageLoader, endless
 from dccl_flower.learning.control_logits import (
     PASS_BATCH,
-    content_digest,
     control_logits,
     shows_the_same_images,
     with_logits,
@@ -39,7 +39,7 @@ def test_images_without_augmentation_are_the_same_in_every_epoch():
 def test_other_loaders_do_not_tell_their_images_by_position():
     dataset = TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
     for loader in (DataLoader(dataset, 2, shuffle=True), list(DataLoader(dataset, 2))):
-        assert not shows_the_same_images(loader)
+        assert not shows_the_same_images(as_batches(loader))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
@@ -71,16 +71,16 @@ def test_batches_are_those_of_the_plain_loader_with_the_logits_of_their_images()
     for (images, labels), known in zip(
         plain, islice(with_logits(loader, logits, generator()), count), strict=True
     ):
-        assert torch.equal(known[0], images)
-        assert torch.equal(known[1], labels)
-        torch.testing.assert_close(known[2], control(images).detach(), rtol=0, atol=1e-6)
+        assert torch.equal(known.images, images)
+        assert torch.equal(known.labels, labels)
+        torch.testing.assert_close(known.logits, control(images).detach(), rtol=0, atol=1e-6)
 
 
 def test_targets_that_are_no_positions_are_kept_apart_from_them():
     loader = image_loader(ROWS, 4).with_targets(torch.arange(50.0, 50.0 + len(ROWS)))
     logits = torch.arange(len(ROWS)).unsqueeze(1).expand(-1, 3)
-    for _, targets, known in islice(with_logits(loader, logits, generator()), 6):
-        assert torch.equal(targets, 50.0 + known[:, 0])
+    for batch in islice(with_logits(loader, logits, generator()), 6):
+        assert torch.equal(batch.labels, 50.0 + batch.logits[:, 0])
 
 
 def test_the_generator_is_left_where_plain_batches_leave_it():
@@ -111,12 +111,12 @@ def test_training_comes_to_the_same_with_the_control_asked_never_instead_of_each
 
 
 def test_a_digest_tells_images_their_order_and_their_scale_and_nothing_else():
-    digest = content_digest(image_loader(ROWS))
-    assert digest == content_digest(image_loader(ROWS, batch_size=2))
-    assert digest == content_digest(image_loader(ROWS).with_targets(torch.zeros(9)))
+    digest = image_loader(ROWS).content_digest()
+    assert digest == image_loader(ROWS, batch_size=2).content_digest()
+    assert digest == image_loader(ROWS).with_targets(torch.zeros(9)).content_digest()
     # The same images at other places of another pool.
     moved = ImageLoader(POOL[ROWS], np.arange(9), torch.zeros(9), 4, *normalisation())
-    assert digest == content_digest(moved)
+    assert digest == moved.content_digest()
     brighter = POOL.copy()
     brighter[31, 3, 3] ^= 1
     others = [
@@ -126,7 +126,7 @@ def test_a_digest_tells_images_their_order_and_their_scale_and_nothing_else():
         ImageLoader(POOL, np.array(ROWS), torch.zeros(9), 4, normalisation()[0], 2 * STD),
         ImageLoader(POOL, np.array(ROWS), torch.zeros(9), 4, normalisation()[0] + 1, STD),
     ]
-    assert len({digest, *map(content_digest, others)}) == 6
+    assert len({digest, *(other.content_digest() for other in others)}) == 6
 
 
 def normalisation():
@@ -137,5 +137,5 @@ def normalisation():
 @settings(deadline=None, max_examples=60)
 @given(*[st.lists(st.integers(0, 20), min_size=1, max_size=4)] * 2)
 def test_digests_are_equal_where_the_images_are(left, right):
-    digests = [content_digest(image_loader(rows)) for rows in (left, right)]
+    digests = [image_loader(rows).content_digest() for rows in (left, right)]
     assert (digests[0] == digests[1]) == (left == right)

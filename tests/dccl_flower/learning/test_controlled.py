@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dccl_flower.learning.control_logits import KnownBatch
 from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, train_controlled
 from dccl_flower.models.frozen import Frozen
 from dccl_flower.models.served import ServedModel
@@ -275,3 +276,53 @@ def test_the_co_submodel_is_left_in_eval_mode():
         co, net_with_batch_norm(2), repeat(one_batch()), functional.cross_entropy, PLAIN_STEP
     )
     assert not any(module.training for module in co.modules())
+
+
+def test_a_third_element_is_refused_and_never_taken_for_known_logits():
+    images, labels = one_batch()
+    with pytest.raises(ValueError, match="a batch is a tuple of 3"):
+        train(net_with_batch_norm(1), iter([(images, labels, torch.zeros(6, 3))]), PLAIN_STEP)
+
+
+def test_known_logits_take_the_place_of_the_control():
+    # Logits ln(1, 2, 1) of the control give the residual of the step by hand above.
+    co = nn.Linear(2, 3)
+    nn.init.zeros_(co.weight)
+    nn.init.zeros_(co.bias)
+    known = torch.tensor([[0.0, math.log(2), 0.0]])
+    batch = KnownBatch(torch.tensor([[2.0, -1.0]]), torch.tensor([0]), known)
+    control = nn.Linear(9, 9)  # could not be asked
+    train_controlled(co, control, iter([batch]), functional.cross_entropy, PLAIN_STEP)
+    torch.testing.assert_close(co.bias.detach(), -torch.tensor([-0.75, 0.5, 0.25]))
+
+
+def test_one_sample_that_batch_norm_cannot_train_on_is_scored_and_left_out():
+    co, control, kept = net_with_batch_norm(1), net_with_batch_norm(2), {}
+    before = copy.deepcopy(co.state_dict())
+    images, labels = one_batch(size=1)
+    with torch.no_grad():
+        logits = control.eval()(images) + co.eval()(images)
+    batches, recipe = repeat((images, labels)), LocalRecipe(2, 0.1)
+    scores = train_controlled(co, control, batches, functional.cross_entropy, recipe, momentum=kept)
+    expected = functional.cross_entropy(logits, labels).item()
+    assert scores == pytest.approx((expected, float(logits.argmax() == labels)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in co.state_dict().items())
+    assert kept == {}
+
+
+def test_the_steps_beside_the_one_left_out_are_those_without_it():
+    finals = []
+    for places in ([0, 1], [0, 9, 1]):
+        co = net_with_batch_norm(1)
+        batches = [one_batch(size=1 if place == 9 else 6, seed=place) for place in places]
+        train(co, iter(batches), LocalRecipe(len(places), 0.1))
+        finals.append(co.state_dict())
+    torch.testing.assert_close(finals[0], finals[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("statistics", ["frozen", "fused", "mixed"])
+def test_one_sample_is_a_step_like_any_other_where_the_batch_needs_no_variance(statistics):
+    co = net_with_batch_norm(1)
+    before = co[3].weight.detach().clone()
+    train(co, iter([one_batch(size=1)]), LocalRecipe(1, 0.1, statistics=statistics))
+    assert not torch.equal(co[3].weight, before)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import DistilConf
+from dccl_flower.data.batches import as_batches
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.distil import distil
@@ -33,12 +34,13 @@ def image_loader(augment="none", batch_size=3):
 
 def data_loader(shuffle=True):
     images = torch.cat([images for images, _ in image_loader()])
-    return DataLoader(TensorDataset(images, torch.arange(NUM_IMAGES)), 3, shuffle)
+    return as_batches(DataLoader(TensorDataset(images, torch.arange(NUM_IMAGES)), 3, shuffle))
 
 
 def numbers(*values):
     """Return one batch of images of one number each."""
-    return [(torch.tensor(values).view(-1, 1), torch.zeros(len(values)))]
+    labels = torch.zeros(len(values), dtype=torch.long)
+    return as_batches([(torch.tensor(values).view(-1, 1), labels)])
 
 
 def linear(seed):

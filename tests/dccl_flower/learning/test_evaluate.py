@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dccl_flower.data.batches import as_batches
 from dccl_flower.learning.evaluate import Scorer, Scores, accuracy, predict, score_sides
 
 # Four samples, three classes; images are one-hot, so that a linear model holds its logits.
@@ -26,7 +27,7 @@ def table(logits):
 
 
 def four_images(batch_size=3):
-    return DataLoader(TensorDataset(torch.eye(4), LABELS), batch_size)
+    return as_batches(DataLoader(TensorDataset(torch.eye(4), LABELS), batch_size))
 
 
 def scorer(co=None):

@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import PretrainConf
+from dccl_flower.data.batches import as_batches
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.pretrain import pretrain
@@ -18,11 +19,11 @@ LABELS = torch.tensor([0, 1, 2, 1, 2, 0])
 
 
 def separable(batch_size=3):
-    return DataLoader(TensorDataset(IMAGES, LABELS), batch_size)
+    return as_batches(DataLoader(TensorDataset(IMAGES, LABELS), batch_size))
 
 
 def one_image(label):
-    return DataLoader(TensorDataset(torch.ones(1, 1), torch.tensor([label])), 1)
+    return as_batches(DataLoader(TensorDataset(torch.ones(1, 1), torch.tensor([label])), 1))
 
 
 def net(seed=0):
@@ -44,7 +45,7 @@ def conf(epochs, lr=0.1):
 def two_of_three_classes():
     """Return the samples of classes 0 and 1 alone."""
     held = LABELS < 2
-    return DataLoader(TensorDataset(IMAGES[held], LABELS[held]), 2)
+    return as_batches(DataLoader(TensorDataset(IMAGES[held], LABELS[held]), 2))
 
 
 def linear(classes, rows):
@@ -180,3 +181,12 @@ def test_mixed_precision_is_for_training_and_weights_stay_in_single_precision():
     assert dtypes == [torch.bfloat16, torch.bfloat16, torch.float32] * 15
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert accuracy(*predict(model, separable())) == 1.0
+
+
+def test_a_last_batch_of_one_that_batch_norm_cannot_train_on_is_left_out():
+    five = TensorDataset(IMAGES[:5], LABELS[:5])
+    whole, rest = net(), net()
+    plain = PretrainConf(epochs=1, lr=0.1, schedule="step", momentum=0.0, weight_decay=0.0)
+    run(whole, as_batches(DataLoader(five, 4)), plain)
+    run(rest, as_batches(DataLoader(TensorDataset(IMAGES[:4], LABELS[:4]), 4)), plain)
+    assert same(whole.state_dict(), rest.state_dict())
