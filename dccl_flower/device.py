@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any as Batches
 
 import torch
 from safetensors.torch import load as load_safetensors
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import Codec, State, Vectors
+from dccl_flower.data.batches import Batches
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.method import Answer, Ask
 from dccl_flower.seeds import isolated_rng, torch_generator

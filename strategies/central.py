@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
-
 from dccl_flower.config import ConfError, MethodConf
-from dccl_flower.data.loader import ImageLoader, endless
+from dccl_flower.data.batches import Pair, endless
+from dccl_flower.data.loader import ImageLoader
 from dccl_flower.experiment import Experiment
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.fusion import State
@@ -84,7 +83,7 @@ class PooledCo(DcCclServer):
         return self.experiment.pooled_loader(size)
 
     @cached_property
-    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
+    def _batches(self) -> Iterator[Pair]:
         return endless(self._loader, torch_generator(self.experiment.conf.seed, "central"))
 
 

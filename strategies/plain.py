@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.data.batches import Batches
-from dccl_flower.data.loader import endless
+from dccl_flower.data.batches import Batches, endless
 from dccl_flower.device import Device
 from dccl_flower.experiment import Experiment
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dccl_flower.experiment import Experiment
 from dccl_flower.learning.central import OnRound, train_pooled
 from dccl_flower.learning.evaluate import Scores, predict, score_sides
 from dccl_flower.learning.losses import make_loss
@@ -9,7 +10,6 @@ from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.learning.samples import class_counts
 from dccl_flower.models.build import build_base
 from dccl_flower.seeds import isolated_rng, torch_generator
-from dccl_flower.experiment import Experiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from dccl_flower.config_loading import load_conf
+from dccl_flower.experiment import Experiment
 from dccl_flower.learning.evaluate import Scores
 from dccl_flower.simulations.app.results import versions
 from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.arms.central_arms import train_base, train_co_centrally
-from dccl_flower.experiment import Experiment
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, note, read_description
 from dccl_flower.simulations.prepared import prepare

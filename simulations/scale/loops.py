@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from dccl_flower.config import RoundsConf
 from dccl_flower.config_loading import load_conf
-from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.experiment import Experiment
+from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, read_description
 from dccl_flower.simulations.prepared import prepare

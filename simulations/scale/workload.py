@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import RoundsConf
+from dccl_flower.experiment import Experiment
 from dccl_flower.models.build import build_base
 from dccl_flower.models.split import slice_co
 from dccl_flower.seeds import numpy_generator
-from dccl_flower.experiment import Experiment
 
 
 @dataclass(frozen=True)

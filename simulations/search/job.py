@@ -15,12 +15,12 @@ import torch
 from flwr.app import ArrayRecord
 
 from dccl_flower.config_loading import load_conf
+from dccl_flower.experiment import Experiment
 from dccl_flower.flower.numpy_client_app import numpy_client_app
 from dccl_flower.learning.evaluate import Scorer, Scores
 from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.app.server_app import make_strategy
 from dccl_flower.simulations.arms.central_arms import train_co_centrally
-from dccl_flower.experiment import Experiment
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, note, read_description
 from dccl_flower.simulations.local_grid import LocalGrid

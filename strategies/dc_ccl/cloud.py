@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import DistilConf, PretrainConf
-from dccl_flower.data.batches import as_batches
-from dccl_flower.data.loader import endless
+from dccl_flower.data.batches import as_batches, endless
 from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.controlled import NOBODY, LocalRecipe, train_controlled
@@ -25,7 +24,6 @@ from dccl_flower.learning.samples import (
     Chooser,
     balanced_rows,
     class_counts,
-    labels_of,
     take_exemplars,
 )
 from dccl_flower.method import OnProgress
@@ -80,9 +78,7 @@ class Cloud:
         self.prepared = False
         self._train_loader = as_batches(train_loader)
         self._co_loader = self._train_loader if co_loader is None else as_batches(co_loader)
-        self._validation_loader = (
-            None if validation_loader is None else as_batches(validation_loader)
-        )
+        self._validation_loader = validation_loader and as_batches(validation_loader)
         self._pretrain = pretrain or PretrainConf()
         self._distil = distil or DistilConf()
         self._seed = seed
@@ -222,7 +218,7 @@ class Cloud:
                 *head_inputs(self.cloud_submodel, loader, device), count
             )
         generator = torch_generator(self._seed, "exemplars")
-        return lambda loader: balanced_rows(labels_of(loader), count, generator)
+        return lambda loader: balanced_rows(loader.targets, count, generator)
 
     def _finish_preparation(self) -> None:
         # Where they come from must not show: training may have left them in another layout.

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.data.loader import endless
+from dccl_flower.data.batches import Batches, FixedBatches, Pair, endless
 from dccl_flower.device import Device
 from dccl_flower.device_store import Parcel
 from dccl_flower.learning.batch_statistics import OtherSide
-from dccl_flower.learning.control_logits import content_digest, control_logits, with_logits
+from dccl_flower.learning.control_logits import (
+    KnownBatch,
+    control_logits,
+    shows_the_same_images,
+    with_logits,
+)
 from dccl_flower.learning.controlled import train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.fusion import State
@@ -110,7 +115,7 @@ class DcCclDevice:
             gradient, count = head_gradient(
                 co,
                 self._control,
-                self._plain_batches(device, exemplars, device.generator("head", turn.step)),
+                _pairs(device.batches, exemplars, device.generator("head", turn.step)),
                 self._loss(turn.loss, co, device, exemplars),
                 turn.batches,
                 self._torch_device,
@@ -149,25 +154,19 @@ class DcCclDevice:
 
     def _batches(
         self, ask: Ask, device: Device, exemplars: State | None
-    ) -> Iterator[tuple[Tensor, ...]]:
+    ) -> Iterator[Pair | KnownBatch]:
         batches, generator = device.batches, device.generator("train")
-        if exemplars is None and self._cache_logits and batches.is_fixed:
-            return with_logits(batches, self._known_logits(ask, device), generator)
-        return self._plain_batches(device, exemplars, generator)
+        if exemplars is None and self._cache_logits and shows_the_same_images(batches):
+            return with_logits(batches, self._known_logits(batches, ask, device), generator)
+        return _pairs(batches, exemplars, generator)
 
-    def _plain_batches(
-        self, device: Device, exemplars: State | None, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, ...]]:
-        own = endless(device.batches, generator)
-        return own if exemplars is None else with_exemplars(own, exemplars, generator)
-
-    def _known_logits(self, ask: Ask, device: Device) -> Tensor:
+    def _known_logits(self, batches: FixedBatches, ask: Ask, device: Device) -> Tensor:
         """Return the control's logits of the device's images, computed at their first use."""
         digest = "-".join(p.digest[:16] for name, p in ask.keep.items() if name != EXEMPLARS)
-        name = f"logits-{digest}-{content_digest(device.batches)}"
+        name = f"logits-{digest}-{batches.content_digest()}"
         kept = device.memory.kept(name, of_all_runs=True)
         if kept is None:
-            kept = {"logits": control_logits(self._control, device.batches, self._torch_device)}
+            kept = {"logits": control_logits(self._control, batches, self._torch_device)}
             device.memory.keep(name, kept, of_all_runs=True)
         return kept["logits"]
 
@@ -187,6 +186,12 @@ def _placed(module: nn.Module, torch_device: torch.device | str) -> nn.Module:
     wanted = torch.device(torch_device)
     placed = all(tensor.device.type == wanted.type for tensor in module.parameters())
     return module if placed else module.to(wanted)
+
+
+def _pairs(batches: Batches, exemplars: State | None, generator: torch.Generator) -> Iterator[Pair]:
+    if exemplars is None:
+        return endless(batches, generator)
+    return with_exemplars(batches, exemplars, generator)
 
 
 def _exemplars(ask: Ask) -> State | None:
