@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# Colours, and what the SuperLink's web server puts before a line.
+ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|^\S+Z [A-Z]+ \[[\w.]+\] ", re.MULTILINE)
 TRACEBACK = "Traceback (most recent call last):"
 WRAPPED = "The above exception was the direct cause of the following exception:"
 # The line that ends a traceback is the first one at the margin: an exception's name and message.
@@ -23,7 +24,7 @@ def cause_in(log: str) -> str:
 
     Flower wraps an error in others that say only that there was one. Empty where nothing is found.
     """
-    lines = COLOURS.sub("", log).splitlines()
+    lines = ORNAMENTS.sub("", log).splitlines()
     cause, is_open, is_wrapped = "", False, False
     for line in lines:
         if line.endswith(TRACEBACK):

@@ -42,10 +42,11 @@ For more information, visit: <https://flower.ai/docs/framework/1.42/en/ref-exit-
 2026-11-25T10:02:43.283Z INFO [uvicorn.error] Shutting down
 """
 PORT_TAKEN = """\
-\x1b[92mINFO \x1b[0m:      Starting Flower SuperLink
-ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 39091): \
-address already in use
-INFO:     Application shutdown complete.
+\x1b[92mINFO \x1b[0m:      SuperLinkLifespan: start
+2026-11-25T10:48:13.521Z INFO [uvicorn.error] Application startup complete.
+2026-11-25T10:48:13.529Z ERROR [uvicorn.error] [Errno 98] error while attempting to bind on \
+address ('127.0.0.1', 35729): address already in use
+2026-11-25T10:48:13.529Z INFO [uvicorn.error] Waiting for application shutdown.
 """
 
 
@@ -54,7 +55,7 @@ INFO:     Application shutdown complete.
     [
         (SUPERLINK_CANNOT_IMPORT, "ImportError: cannot import name Config from partially"),
         (RAY_CANNOT_START, "ValueError: When connecting to an existing cluster, num_cpus and"),
-        (PORT_TAKEN, "ERROR: [Errno 98] error while attempting to bind on address"),
+        (PORT_TAKEN, "[Errno 98] error while attempting to bind on address"),
         (SUPERLINK_CANNOT_IMPORT + RAY_CANNOT_START, "ValueError: When connecting to an"),
     ],
 )
