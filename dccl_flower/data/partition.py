@@ -50,7 +50,8 @@ def partition(
 ) -> Sequence[np.ndarray]:
     """Return the sample indices of each device; every device gets at least one.
 
-    By natural id, the first ``conf.count`` ids make devices and the samples of others are not used.
+    By natural id, ``conf.count`` ids are drawn to make devices, each with all of its samples among
+    ``rows``; those of other ids are not used.
 
     Raises ConfError where there are more devices than samples or natural ids, or where the
     partitioner cannot serve them all.
@@ -59,14 +60,14 @@ def partition(
         return Draws(rows, conf.count, conf.samples, seed)
     if conf.count > len(rows):
         raise ConfError(f"devices.count={conf.count}: there are only {len(rows)} device samples")
+    if conf.partitioner == "natural":
+        return _by_group(rows, check_groups(groups), conf.count, seed)
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
     order = numpy_generator(seed, "partition").permutation(rows)
     columns = {"row": order, "label": labels[order]}
-    if groups is not None:
-        columns["group"] = groups[order]
-    partitioner = _partitioner(conf, columns, derive_seed(seed, "partitioner") % 2**32)
+    partitioner = _partitioner(conf, derive_seed(seed, "partitioner") % 2**32)
     partitioner.dataset = Dataset.from_dict(columns)
     try:
         with warnings.catch_warnings():
@@ -84,7 +85,22 @@ def partition(
     return indices
 
 
-def _partitioner(conf: DevicesConf, columns: dict[str, np.ndarray], seed: int) -> Partitioner:
+def check_groups(groups: np.ndarray | None) -> np.ndarray:
+    """Return the natural ids of the samples. Raises ConfError where the data have none."""
+    if groups is None:
+        raise ConfError("devices.partitioner=natural: needs data.group_column")
+    return groups
+
+
+def _by_group(rows: np.ndarray, groups: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
+    found = np.unique(groups[rows])
+    if count > len(found):
+        raise ConfError(f"devices.count={count}: the devices' data have {len(found)} ids")
+    drawn = numpy_generator(seed, "natural").permutation(found)[:count]
+    return [rows[groups[rows] == group] for group in drawn]
+
+
+def _partitioner(conf: DevicesConf, seed: int) -> Partitioner:
     from flwr_datasets import partitioner as library
 
     if conf.partitioner == "iid":
@@ -93,17 +109,10 @@ def _partitioner(conf: DevicesConf, columns: dict[str, np.ndarray], seed: int) -
         return library.DirichletPartitioner(
             conf.count, partition_by="label", alpha=conf.alpha, min_partition_size=1, seed=seed
         )
-    if conf.partitioner == "pathological":
-        return library.PathologicalPartitioner(
-            conf.count,
-            partition_by="label",
-            num_classes_per_partition=conf.classes_per_device,
-            class_assignment_mode="deterministic",
-            seed=seed,
-        )
-    if "group" not in columns:
-        raise ConfError("devices.partitioner=natural: needs data.group_column")
-    available = len(np.unique(columns["group"]))
-    if conf.count > available:
-        raise ConfError(f"devices.count={conf.count}: the devices' data have {available} ids")
-    return library.NaturalIdPartitioner(partition_by="group")
+    return library.PathologicalPartitioner(
+        conf.count,
+        partition_by="label",
+        num_classes_per_partition=conf.classes_per_device,
+        class_assignment_mode="deterministic",
+        seed=seed,
+    )

@@ -13,10 +13,10 @@ import numpy as np
 
 from dccl_flower.config import Conf
 from dccl_flower.data.images import Images, cache_root, write_folder
-from dccl_flower.data.partition import Draws, partition
+from dccl_flower.data.partition import Draws, check_groups, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
 
-FORMAT = 1  # to be raised when the same configuration gives another plan
+FORMAT = 2  # to be raised when the same configuration gives another plan
 STATISTICS_BATCH = 2000
 
 
@@ -62,8 +62,10 @@ def make_plan(conf: Conf, images: Images) -> Plan:
     """Split the training images into cloud, validation and one part a device."""
     labels = np.asarray(images.train_labels)
     rows = subset(labels, conf.data.train_fraction, conf.seed)
-    sides = split_sides(labels, rows, conf.split, conf.seed)
-    devices = partition(sides.devices, labels, images.groups, conf.devices, conf.seed)
+    is_natural = conf.devices.partitioner == "natural"
+    groups = check_groups(images.groups) if is_natural else None
+    sides = split_sides(labels, rows, conf.split, conf.seed, groups, conf.devices.count)
+    devices = partition(sides.devices, labels, groups, conf.devices, conf.seed)
     cloud, validation = hold_out(labels, sides.cloud, conf.data.validation, conf.seed)
     mean, std = _pixel_statistics(images.train, cloud)
     return Plan(cloud, validation, devices, sides.cloud_classes, sides.device_classes, mean, std)

@@ -32,24 +32,47 @@ def subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(parts))
 
 
-def split_sides(labels: np.ndarray, rows: np.ndarray, conf: SplitConf, seed: int) -> Sides:
+def split_sides(
+    labels: np.ndarray,
+    rows: np.ndarray,
+    conf: SplitConf,
+    seed: int,
+    groups: np.ndarray | None = None,
+    count: int = 0,
+) -> Sides:
     """Share the samples ``rows`` out to the cloud and to the devices.
 
     By classes: the devices hold the device classes, and a share ``mix`` of their samples is
     replaced by cloud-class samples in equal numbers, which leave the cloud. By fraction: the
-    devices hold a random share of every class. Raises ConfError for a class in both lists or in
-    neither, and for a mix that the cloud cannot serve.
+    devices hold a random share of every class.
+
+    With ``groups``, one id a sample, whole groups go to one side. By classes ``count`` groups are
+    drawn among those with a device class: the devices hold these groups' device classes, mixed with
+    cloud-class samples of the same groups, and the cloud the cloud classes of all other groups.
+    By fraction groups are drawn until the devices have their share. What then lies on neither side
+    is not used.
+
+    Raises ConfError for a class in both lists or in neither, for a mix that the side it comes from
+    cannot serve, and for more devices than there are groups to draw.
     """
     classes = np.unique(labels).tolist()
     draw = numpy_generator(seed, "split")
+    inside = outside = rows
+    if conf.by == "classes":
+        _check_classes(conf, classes)
+    if groups is not None:
+        drawn = _drawn_groups(labels[rows], groups[rows], conf, seed, count)
+        is_inside = np.isin(groups[rows], drawn)
+        inside, outside = rows[is_inside], rows[~is_inside]
+        if conf.by == "fraction":
+            return Sides(outside, inside, classes, classes)
     if conf.by == "fraction":
         chosen = draw.permutation(rows)[: round(len(rows) * conf.device_fraction)]
         return Sides(np.setdiff1d(rows, chosen), np.sort(chosen), classes, classes)
-    _check_classes(conf, classes)
-    own = rows[np.isin(labels[rows], conf.device_classes)]
-    mixed_in = _draw_mix(labels, rows, conf, round(len(own) * conf.mix), draw)
+    own = inside[np.isin(labels[inside], conf.device_classes)]
+    mixed_in = _draw_mix(labels, inside, conf, round(len(own) * conf.mix), draw)
     kept = draw.choice(own, len(own) - len(mixed_in), replace=False)
-    cloud = rows[np.isin(labels[rows], conf.cloud_classes)]
+    cloud = outside[np.isin(labels[outside], conf.cloud_classes)]
     return Sides(
         np.setdiff1d(cloud, mixed_in),
         np.sort(np.concatenate([kept, mixed_in])),
@@ -77,6 +100,24 @@ def hold_out(
     if not len(validation):
         raise ConfError(f"data.validation={share}: the cloud has one sample a class, none to spare")
     return np.setdiff1d(rows, validation), validation
+
+
+def _drawn_groups(
+    labels: np.ndarray, groups: np.ndarray, conf: SplitConf, seed: int, count: int
+) -> np.ndarray:
+    """Return the ids of the groups that make the devices' side, in random order."""
+    by_classes = conf.by == "classes"
+    if by_classes:
+        groups = groups[np.isin(labels, conf.device_classes)]
+    found, sizes = np.unique(groups, return_counts=True)
+    order = numpy_generator(seed, "groups").permutation(len(found))
+    if not by_classes:
+        share = round(len(groups) * conf.device_fraction)
+        taken = int(np.searchsorted(np.cumsum(sizes[order]), share)) + 1
+        return found[order[:taken]]
+    if count > len(found):
+        raise ConfError(f"devices.count={count}: the devices' data have {len(found)} ids")
+    return found[order[:count]]
 
 
 def _draw_mix(

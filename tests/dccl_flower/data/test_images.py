@@ -5,6 +5,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from dccl_flower.config import ConfError, DataConf
@@ -178,7 +179,9 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
 def test_a_folder_without_one_of_the_splits_is_refused(folder, split):
     other = {"train": "test", "test": "train"}[split]
     save(folder / f"{other}.parquet", [grey(1)], [0])
-    assert refusal(folder) == f"data.path={folder}: holds no {split}*.parquet"
+    assert (
+        refusal(folder) == f"data.path={folder}: holds no {split}*.parquet and no {split}/*.parquet"
+    )
 
 
 @pytest.mark.parametrize("key", ["image_column", "label_column", "group_column"])
@@ -273,3 +276,135 @@ def test_noise_has_the_shape_of_cifar10_and_every_class():
     assert (noise.shape, noise.num_classes) == ((3, 32, 32), 10)
     assert np.array_equal(np.bincount(noise.test_labels), np.full(10, 2))
     assert len(np.unique(noise.train[:100].reshape(100, -1), axis=0)) == 100
+
+
+def deep(value):
+    return Image.fromarray(np.full((2, 3), value, dtype=np.uint16))
+
+
+def save_both(folder, pictures, labels=None, **columns):
+    for split in ("train", "test"):
+        save(folder / f"{split}.parquet", pictures, labels or list(range(len(pictures))), **columns)
+
+
+def save_raw(folder, images, labels):
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"image": images, "label": labels})
+        rows.to_parquet(folder / f"{split}.parquet")
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_8_bits_are_refused_and_never_clipped(folder, mode, rgb):
+    image = deep(3000) if mode == "I;16" else grey(3).convert(mode)
+    save_both(folder, [image])
+    assert refusal(folder, rgb=rgb) == (
+        f"data.image_column=image: row 0 of train has mode {mode}, 16 or 32 bits a channel; scale "
+        "it to 8 bits"
+    )
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "CMYK"])
+def test_other_modes_are_read_with_rgb_alone_which_the_refusal_says(folder, mode):
+    image = colour(255, 255, 255)
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    save_both(folder, [image])
+    assert refusal(folder) == (
+        f"data.image_column=image: row 0 of train has mode {mode}; allowed are L, RGB and RGBA, "
+        "and others with data.rgb=true"
+    )
+    assert opened(folder, rgb=True).train.tolist() == [[[[255, 255, 255]] * 3] * 2]
+
+
+def test_a_row_without_an_image_is_named(folder):
+    save_both(folder, [grey(1), None, grey(2)])
+    assert refusal(folder) == "data.image_column=image: row 1 of train holds no image"
+
+
+def test_a_damaged_image_is_refused_with_its_rows(folder):
+    save_raw(folder, [b"no picture"], [0])
+    assert refusal(folder).startswith(
+        "data.image_column=image: rows 0 to 0 of train hold a damaged image (cannot identify"
+    )
+
+
+@pytest.mark.parametrize(
+    "pixels", [[[7, 9], [1, 255]], [[[7], [9]], [[1], [255]]]], ids=["H, W", "H, W, 1"]
+)
+def test_arrays_of_bytes_are_images(folder, pixels):
+    save_raw(folder, [pixels], [0])
+    assert opened(folder).train.tolist() == [[[[7], [9]], [[1], [255]]]]
+
+
+@pytest.mark.parametrize(
+    "pixels", [[[0.5, 1.0]], [[float("nan")]], [[256]], [[-1]], [1, 2], [[[[1]]]], [[1], [2, 3]]]
+)
+def test_other_arrays_are_refused(folder, pixels):
+    save_raw(folder, [pixels], [0])
+    assert refusal(folder) == (
+        "data.image_column=image: row 0 of train holds an array that is no image; expected "
+        "integers from 0 to 255, (H, W) or (H, W, C)"
+    )
+
+
+def test_labels_of_one_column_are_read_as_a_row(folder):
+    save_both(folder, [grey(1), grey(2)], [[1], [0]])
+    assert opened(folder).train_labels.tolist() == [1, 0]
+
+
+def test_class_labels_are_their_numbers(folder):
+    rows = datasets.Dataset.from_dict({"image": [grey(1), grey(2)], "label": [1, 0]})
+    rows = rows.cast_column("image", datasets.Image())
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    for split in ("train", "test"):
+        rows.to_parquet(folder / f"{split}.parquet")
+    assert opened(folder).train_labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        ([[0, 1], [1, 0]], "must hold one label for each image, not (2,)"),
+        ([[0], [1, 0]], "labels must be integers from 0"),
+        ([0, None], "labels must be integers from 0"),
+        ([0.0, float("nan")], "labels must be integers from 0"),
+    ],
+)
+def test_labels_of_other_shapes_are_refused(folder, labels, what):
+    save_both(folder, [grey(1), grey(2)], labels)
+    assert refusal(folder) == f"data.label_column=label: {what}"
+
+
+@pytest.mark.parametrize("writers", [["a", None], [1.0, float("nan")], [["a"], ["b"]]])
+def test_rows_without_a_group_are_refused(folder, writers):
+    save_both(folder, [grey(1), grey(2)], writer=writers)
+    assert refusal(folder, group_column="writer") == (
+        "data.group_column=writer: must name one group for each image"
+    )
+
+
+def test_an_empty_split_is_refused_and_an_empty_shard_left_out(folder):
+    save_both(folder, [grey(1)])
+    empty = parquet.read_table(folder / "train.parquet").slice(0, 0)
+    parquet.write_table(empty, folder / "train-1.parquet")
+    assert len(opened(folder).train) == 1
+    parquet.write_table(empty, folder / "train.parquet")
+    with pytest.raises(ConfError) as caught:
+        opened(folder)
+    assert str(caught.value) == f"data.path={folder}: the split 'train' is empty"
+
+
+def test_an_empty_split_of_the_hub_is_refused(monkeypatch):
+    rows = datasets.Dataset.from_dict({"image": [grey(1)], "label": [0]})
+    splits = datasets.DatasetDict({"train": rows, "test": rows.select([])})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
+    with pytest.raises(ConfError, match=r"^data\.name=some/set: the split 'test' is empty"):
+        open_images(DataConf(name="some/set"))
+
+
+@pytest.mark.parametrize("name", ["[run 1]", "a*b", "q?", "[!x]", "{x}", "100% é"])
+def test_a_path_is_read_as_text(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    save_colours(folder)
+    assert len(opened(folder).train) == 3

@@ -124,3 +124,26 @@ def test_more_classes_a_device_than_there_are_is_refused():
 def test_a_dirichlet_draw_that_leaves_devices_empty_is_refused():
     message = refusal(partitioner="dirichlet", count=30, alpha=0.01)
     assert message.startswith("devices.partitioner=dirichlet: ")
+
+
+def test_natural_devices_are_drawn_by_the_seed():
+    drawn = {
+        tuple(GROUPS[part[0]] for part in parts(partitioner="natural", count=2, seed=seed))
+        for seed in range(8)
+    }
+    assert len(drawn) > 4
+    first, again = (parts(partitioner="natural", count=2, seed=3) for _ in range(2))
+    assert list(map(list, first)) == list(map(list, again))
+
+
+@pytest.mark.parametrize(
+    ("partitioner", "expected"),
+    [
+        ("iid", [[15, 22, 21, 20], [24, 26, 23, 18], [17, 16, 25, 19]]),
+        ("dirichlet", [[15, 24, 22, 21], [26, 20, 25, 16], [17, 23, 18, 19]]),
+        ("pathological", [[15, 22, 16, 21], [20, 19, 26, 25], [17, 24, 23, 18]]),
+    ],
+)
+def test_other_partitions_are_those_recorded(partitioner, expected):
+    found = parts(rows=ROWS[:12], partitioner=partitioner, count=3, alpha=1.0)
+    assert [part.tolist() for part in found] == expected

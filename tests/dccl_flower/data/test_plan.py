@@ -105,6 +105,24 @@ def test_natural_devices_follow_the_groups_of_the_images():
     assert sorted(np.unique(groups[rows]).tolist() for rows in plan.devices) == [[4], [5]]
 
 
+@pytest.mark.parametrize("split", [{"mix": 0.2}, {"by": "fraction", "device_fraction": 0.5}])
+def test_a_natural_device_s_writer_is_on_that_device_and_nowhere_else(split):
+    groups = np.arange(30) % 6  # each wrote five samples, of all classes
+    conf = make_conf(count=3, partitioner="natural")
+    conf.split = SplitConf(cloud_classes=[0, 1], device_classes=[2], **split)
+    plan = make_plan(conf, make_images(IMAGES.train_labels, groups=groups))
+    writers = [set(groups[rows]) for rows in (plan.cloud, plan.validation, *plan.devices)]
+    assert [len(of_one) for of_one in writers[2:]] == [1, 1, 1]
+    assert len(set.union(*writers[2:])) == 3
+    assert not set.union(*writers[:2]) & set.union(*writers[2:])
+
+
+def test_natural_devices_need_a_group_column():
+    with pytest.raises(ConfError) as caught:
+        make_plan(make_conf(partitioner="natural"), IMAGES)
+    assert str(caught.value) == "devices.partitioner=natural: needs data.group_column"
+
+
 def test_mean_and_deviation_are_those_of_the_clouds_pixels():
     # The cloud's images are half 51 (0.2), half 153 (0.6); the devices' images are white.
     labels = np.repeat([0, 1, 2], 10)

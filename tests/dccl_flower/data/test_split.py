@@ -234,3 +234,80 @@ def test_a_mix_never_changes_the_number_of_device_samples(federation):
     assert len(sides.devices) == own.sum()
     assert np.isin(sides.devices, rows[~own]).sum() == mixed_in
     assert len(sides.cloud) == (~own).sum() - mixed_in
+
+
+def test_sides_without_groups_are_those_recorded():
+    sides = by_classes(mix=0.4)
+    assert sides.cloud.tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert sides.devices.tolist() == [0, 5, 10, 11, 12, 13, 14, 16, 18, 19]
+    assert by_fraction(0.25).devices.tolist() == [1, 3, 15, 18, 20, 21]
+
+
+# Eleven people; person n wrote samples n and n + 11.
+WRITERS = np.arange(22) % 11
+
+
+def by_people(count=3, seed=0, groups=WRITERS, **options):
+    conf = SplitConf(**{"cloud_classes": [0, 1], "device_classes": [2], "mix": 0.0, **options})
+    return split_sides(LABELS, EVERY_ROW, conf, seed, groups, count)
+
+
+def test_by_classes_the_devices_are_so_many_people_and_the_cloud_has_nothing_of_theirs():
+    sides = by_people()
+    people = set(WRITERS[sides.devices])
+    assert len(people) == 3
+    assert np.array_equal(sides.devices, EVERY_ROW[np.isin(WRITERS, [*people]) & (LABELS == 2)])
+    assert np.array_equal(sides.cloud, EVERY_ROW[~np.isin(WRITERS, [*people]) & (LABELS < 2)])
+
+
+def test_a_mix_comes_from_the_same_people():
+    # All ten with class 2: people 1 to 10, of whom 1 to 5 wrote class 0 and 6 to 10 class 1.
+    sides = by_people(count=10, mix=0.4)
+    assert per_class(sides.devices) == [2, 2, 6]
+    assert sides.cloud.tolist() == [0, 11]  # of person 0, who wrote classes 0 and 1
+
+
+def test_a_mix_that_these_people_cannot_serve_is_refused():
+    with pytest.raises(ConfError, match=r"^split\.mix=1\.0: needs \d samples of class \d, there"):
+        by_people(count=1, groups=np.r_[np.zeros(6), np.ones(6), np.full(10, 2)], mix=1.0)
+
+
+def test_by_fraction_people_are_drawn_until_the_share_is_reached():
+    # Of 22 samples 5.5, rounded to 6: three people of two samples each.
+    for seed in range(5):
+        sides = by_people(by="fraction", device_fraction=0.25, seed=seed)
+        assert len(sides.devices) == 6
+        assert not set(WRITERS[sides.devices]) & set(WRITERS[sides.cloud])
+        assert np.array_equal(np.union1d(sides.devices, sides.cloud), EVERY_ROW)
+
+
+def test_people_are_drawn_by_the_seed():
+    for options in ({}, {"by": "fraction"}):
+        drawn = {tuple(by_people(seed=seed, **options).devices) for seed in range(5)}
+        assert len(drawn) > 1
+        again = by_people(seed=1, **options).devices
+        assert np.array_equal(again, by_people(seed=1, **options).devices)
+
+
+def test_more_devices_than_people_with_a_device_class_are_refused():
+    with pytest.raises(ConfError) as caught:
+        by_people(count=11)
+    assert str(caught.value) == "devices.count=11: the devices' data have 10 ids"
+
+
+@settings(deadline=None)
+@given(federations(), st.integers(1, 6), st.integers(1, 4))
+def test_nobody_is_ever_on_two_sides(federation, people, count):
+    labels, conf, seed = federation
+    groups = np.random.default_rng(seed).integers(0, people, len(labels))
+    rows = subset(labels, 0.8, seed)
+    try:
+        sides = split_sides(labels, rows, conf, seed, groups, count)
+    except ConfError:
+        assume(False)
+    assert not set(groups[sides.devices]) & set(groups[sides.cloud])
+    assert np.isin(np.concatenate([sides.cloud, sides.devices]), rows).all()
+    if conf.by == "classes":
+        assert len(set(groups[sides.devices])) <= count
+    else:
+        assert len(sides.devices) >= round(len(rows) * conf.device_fraction)

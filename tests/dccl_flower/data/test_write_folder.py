@@ -25,13 +25,25 @@ def test_nothing_can_be_seen_before_all_is_written(tmp_path):
     assert (tmp_path / "x").is_dir()
 
 
-@pytest.mark.parametrize("error", [ConfError("bad"), OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [ConfError("bad"), KeyboardInterrupt()])
 def test_nothing_stays_behind_when_filling_fails(tmp_path, error):
     def fail(target):
         fill(target)
         raise error
 
     with pytest.raises(type(error)):
+        write_folder(tmp_path / "x", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    def fail(target):
+        fill(target)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(
+        ConfError, match=r"^cache .*: cannot be written \(No space left on device\)$"
+    ):
         write_folder(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
 
