@@ -7,6 +7,8 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from dccl_flower.files import write_aside
+
 LACKS = "does not hold blob"
 
 
@@ -34,7 +36,7 @@ class DeviceStore:
         if sha256(blob) != digest:
             raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
         if not self._is_intact(digest):  # else another device of this machine has brought it
-            _write_aside(self._blob(digest), blob)
+            write_aside(self._blob(digest), blob)
         marker = self._marker(device, digest)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -47,7 +49,7 @@ class DeviceStore:
 
     def keep(self, device: int, name: str, blob: bytes) -> None:
         """Keep a device's own blob under a name, in place of the last one."""
-        _write_aside(self._own(device, name), blob)
+        write_aside(self._own(device, name), blob)
 
     def kept(self, device: int, name: str) -> bytes | None:
         """Return what :meth:`keep` kept, or None."""
@@ -70,14 +72,6 @@ class DeviceStore:
 
     def _marker(self, device: int, digest: str) -> Path:
         return self._folder / "devices" / str(device) / digest
-
-
-def _write_aside(path: Path, blob: bytes) -> None:
-    """Write a file aside and rename it, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(blob)
-    aside.replace(path)
 
 
 @lru_cache(maxsize=64)

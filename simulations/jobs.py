@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dccl_flower.files import write_json
 from dccl_flower.simulations.app.run_folder import CONF_FILE
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
@@ -165,10 +166,3 @@ def read_description(folder: Path) -> dict[str, Any]:
 def note(text: str) -> None:
     """Let a job tell its user something."""
     print(f"{NOTE}{text}", flush=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it."""
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)

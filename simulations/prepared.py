@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -16,7 +15,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from dccl_flower.checkpoint import load_models, save_models
-from dccl_flower.data.images import cache_root, write_folder
+from dccl_flower.data.images import cache_root
+from dccl_flower.files import content_key, write_folder
 from dccl_flower.simulations.experiment import Experiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
@@ -64,11 +64,6 @@ def prepared_key(experiment: Experiment) -> str:
         [asdict(part) for part in (conf.split, model, conf.pretrain, conf.distil)],
         [runtime.server_threads, runtime.gpu, runtime.mixed_precision, runtime.channels_last],
     )
-
-
-def content_key(*facts: object) -> str:
-    """Return a short hash of plain values."""
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @cache

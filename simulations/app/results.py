@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dccl_flower.files import write_json
 from dccl_flower.learning.evaluate import Scores
 from dccl_flower.learning.fidelity import Fidelity
 
@@ -57,10 +57,8 @@ class Results:
     peak_rss_mb: dict[str, float]
 
     def write(self, path: Path) -> None:
-        """Write results.json aside and rename it."""
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        aside.replace(path)
+        """Write results.json, whole or not at all."""
+        write_json(path, asdict(self))
 
 
 def final_scores(last: RoundResult) -> dict[str, float]:

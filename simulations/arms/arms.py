@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.files import content_key
 from dccl_flower.simulations.jobs import Job, describe
-from dccl_flower.simulations.prepared import ALL_CODE, code_digest, content_key
+from dccl_flower.simulations.prepared import ALL_CODE, code_digest
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from dccl_flower.config_loading import absolute_paths, load_conf
+from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.arms.arms import ARMS, arm_conf, arm_jobs
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, write_json
+from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress
 from dccl_flower.simulations.run.runner import signals_as_interrupts
 from dccl_flower.simulations.superlink import RunError
 
@@ -59,7 +60,7 @@ def run_arms(
         text = markdown(summary, results, title, command)
         versions = next(iter(results.values()))["versions"]
         write_json(folder / "arms.json", {"conf": conf_name, "versions": versions, "arms": summary})
-        (folder / "arms.md").write_text(text)
+        write_aside(folder / "arms.md", text)
         plot_arms(summary, title, folder / "arms.png")
         if curves:
             plot_bytes(curves, f"{title}: gap closed against bytes", folder / "bytes.png")
@@ -76,7 +77,7 @@ def run_search(
     Raises ConfError where the configuration leaves no images to choose by.
     """
     from dccl_flower.simulations.search.report import markdown
-    from dccl_flower.simulations.search.search.search import Search, num_jobs
+    from dccl_flower.simulations.search.search import Search, num_jobs
 
     overrides = _with_absolute_paths(conf_name, overrides)
     conf = load_conf(conf_name, overrides)
@@ -93,7 +94,7 @@ def run_search(
         finally:  # half a search is worth reading too
             write_json(folder / "search.json", search.scored)
             text = markdown(search.scored, conf, command)
-            (folder / "search.md").write_text(text)
+            write_aside(folder / "search.md", text)
     console.print(text, markup=False, soft_wrap=True)
     say(f"search: {folder}")
 

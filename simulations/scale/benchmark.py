@@ -15,9 +15,10 @@ from typing import Any
 
 from dccl_flower.config import Conf
 from dccl_flower.config_loading import absolute_paths, dump_conf
+from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.app.results import versions
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, describe, write_json
+from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, describe
 from dccl_flower.simulations.run.runner import OURS, App, run_simulation, signals_as_interrupts
 from dccl_flower.simulations.scale.cases import (
     BARE,
@@ -83,10 +84,9 @@ class Report:
         """Take up rows and write everything but the plot."""
         self._rows += rows
         facts = {"command": self._command, "cores": os.cpu_count(), "versions": versions()}
-        self._folder.mkdir(parents=True, exist_ok=True)
         content = {**facts, "ratios": ratios(self._rows), "rows": self._rows}
         write_json(self._folder / "scale.json", content)
-        (self._folder / "scale.md").write_text(self.text())
+        write_aside(self._folder / "scale.md", self.text())
 
     def draw(self) -> None:
         """Draw the plot, where there is something to draw."""

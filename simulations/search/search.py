@@ -18,9 +18,10 @@ from typing import Any
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.files import content_key
 from dccl_flower.simulations.arms.arms import HEADLINES
 from dccl_flower.simulations.jobs import Job, JobRunner, describe
-from dccl_flower.simulations.prepared import ALL_CODE, code_digest, content_key
+from dccl_flower.simulations.prepared import ALL_CODE, code_digest
 from dccl_flower.simulations.search.candidates import BASE, CENTRAL, EXEMPLARS, POOL
 
 SHARE, FINALISTS = 3, 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -242,11 +241,3 @@ def test_a_description_is_a_configuration_and_facts_beside_it(tmp_path):
     jobs.describe(folder, "seed: 3\n", kind="central", key="k")
     assert (folder / "conf.yaml").read_text() == "seed: 3\n"
     assert jobs.read_description(folder) == {"kind": "central", "key": "k"}
-
-
-def test_json_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "result.json"
-    jobs.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        jobs.write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
