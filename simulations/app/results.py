@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dccl_flower.files import write_json
 from dccl_flower.learning.evaluate import Scores
 from dccl_flower.learning.fidelity import Fidelity
-
-PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
 
 
 @dataclass(frozen=True)
@@ -76,17 +71,6 @@ def virtual_seconds(rounds: Sequence[RoundResult]) -> dict[str, float]:
     """Return what the rounds would have taken in all, where a virtual clock ran."""
     taken = [each.virtual_seconds for each in rounds if each.virtual_seconds is not None]
     return {"virtual": sum(taken)} if taken else {}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the numbers."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def machine(found: Mapping[str, str]) -> str:
-    """Return this machine's cores and, of the versions found, those of torch and Flower."""
-    named = [f"{name} {found[name]}" for name in ("torch", "flwr") if name in found]
-    return ", ".join([f"{os.cpu_count()} cores", *named])
 
 
 def append_round(path: Path, result: RoundResult) -> None:

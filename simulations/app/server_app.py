@@ -24,7 +24,7 @@ from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.simulations.app.events import EventWriter, NoteHandler
 from dccl_flower.simulations.app.plots import plot_curves
 from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.results import Results, final_scores, versions, virtual_seconds
+from dccl_flower.simulations.app.results import Results, final_scores, virtual_seconds
 from dccl_flower.simulations.app.run_folder import CONF_FILE, claim_folder, default_folder
 from dccl_flower.simulations.experiment import (
     Experiment,
@@ -33,6 +33,7 @@ from dccl_flower.simulations.experiment import (
     device_store,
 )
 from dccl_flower.simulations.prepared import prepare
+from dccl_flower.simulations.reports import versions
 from dccl_flower.strategies import DcCcl
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 

@@ -15,12 +15,12 @@ import torch
 
 from dccl_flower.config_loading import load_conf
 from dccl_flower.learning.evaluate import Scores
-from dccl_flower.simulations.app.results import versions
 from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.arms.central_arms import train_base, train_co_centrally
 from dccl_flower.simulations.experiment import Experiment, open_experiment
 from dccl_flower.simulations.jobs import Job, note, read_description
 from dccl_flower.simulations.prepared import prepare
+from dccl_flower.simulations.reports import versions
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import run_simulation
 from dccl_flower.simulations.superlink import choose_port

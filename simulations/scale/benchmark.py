@@ -16,9 +16,9 @@ from typing import Any
 from dccl_flower.config import Conf
 from dccl_flower.config_loading import absolute_paths, dump_conf
 from dccl_flower.files import write_aside, write_json
-from dccl_flower.simulations.app.results import versions
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, describe
+from dccl_flower.simulations.reports import versions
 from dccl_flower.simulations.run.runner import OURS, App, run_simulation, signals_as_interrupts
 from dccl_flower.simulations.scale.cases import (
     BARE,

@@ -1,0 +1,67 @@
+"""Pieces of the Markdown reports: head, tables, means over seeds, and what has measured."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from statistics import mean, stdev
+
+PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
+Spread = Mapping[str, float | None]
+
+
+def report(title: str, command: str, *parts: str) -> str:
+    """Return a document: its title, the command that it comes from, and its parts."""
+    return "\n\n".join([f"# {title}", f"```bash\n{command}\n```", *parts]) + "\n"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """Return a table; the first ``words`` columns are words, the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(headings) - words)
+    return "\n".join([_line(headings), f"|{'|'.join(rule)}|", *map(_line, rows)])
+
+
+def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+    """Return mean and sample standard deviation of what is known, None where that is too little."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return {
+        "mean": mean(known) if known else None,
+        "std": stdev(known) if len(known) > 1 else None,
+    }
+
+
+def spread_cell(found: Spread, style: str, factor: float = 1) -> str:
+    """Return a mean, with its deviation where there is one; the style's sign is the mean's."""
+    text = cell(found["mean"], style, factor)
+    deviation = found["std"]
+    return text if deviation is None else f"{text} ± {factor * deviation:{style.lstrip('+')}}"
+
+
+def cell(value: float | None, style: str, factor: float = 1) -> str:
+    """Return a number times ``factor``, and a dash for none."""
+    return "-" if value is None else f"{factor * value:{style}}"
+
+
+def of_seeds(seeds: Sequence[int]) -> str:
+    """Say what the numbers over some seeds are."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def machine(found: Mapping[str, str], names: Iterable[str] = ("torch", "flwr")) -> str:
+    """Return this machine's cores and, of the versions found, those of some packages."""
+    named = [f"{name} {found[name]}" for name in names if name in found]
+    return ", ".join([f"{os.cpu_count()} cores", *named])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "|" + "".join(f" {text} |" if text else " |" for text in cells)
