@@ -51,6 +51,13 @@ def prepare(
         write_folder(folder, lambda target: _write(target, states))
 
 
+def prepared_cloud(experiment: Experiment, note: Callable[[str], None]) -> Cloud:
+    """Build the cloud and prepare it as :func:`prepare` does."""
+    cloud = experiment.cloud(lambda *_: None)
+    prepare(experiment, cloud, note)
+    return cloud
+
+
 def prepared_key(experiment: Experiment) -> str:
     """Return a hash of everything that cloud submodel and mimic depend on."""
     conf, runtime = experiment.conf, experiment.conf.runtime

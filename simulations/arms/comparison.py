@@ -13,9 +13,8 @@ from dccl_flower.config_loading import absolute_paths, load_conf
 from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.arms.arms import ARMS, arm_conf, arm_jobs
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress
+from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, raise_failures
 from dccl_flower.simulations.run.runner import signals_as_interrupts
-from dccl_flower.simulations.superlink import RunError
 
 Say = Callable[[str], None]
 
@@ -66,7 +65,7 @@ def run_arms(
             plot_bytes(curves, f"{title}: gap closed against bytes", folder / "bytes.png")
         console.print(text, markup=False, soft_wrap=True)
     say(f"comparison: {folder}")
-    _raise_failures(outcomes)
+    raise_failures([f"{o.job.title}: {o.failure}" for o in outcomes if o.result is None])
 
 
 def run_search(
@@ -123,11 +122,3 @@ def _plain(console: Console) -> Say:
 def _ended(progress: Progress, outcome: Outcome) -> None:
     accuracy = (outcome.result or {}).get("accuracy", 0)
     progress.ended(outcome, f"{accuracy:.1%} in {outcome.seconds:.0f} s")
-
-
-def _raise_failures(outcomes: Sequence[Outcome]) -> None:
-    failed = [outcome for outcome in outcomes if outcome.result is None]
-    if failed:
-        first = failed[0]
-        others = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
-        raise RunError(f"{first.job.title}: {first.error}{others} (log: {first.job.log})")

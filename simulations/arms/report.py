@@ -79,6 +79,12 @@ def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
     return curves
 
 
+def largest_swing(accuracies: Sequence[float]) -> float | None:
+    """Return the largest change from one of the last rounds to the next, None without rounds."""
+    late = accuracies[-SWING_ROUNDS:]
+    return max((abs(b - a) for a, b in pairwise(late)), default=None)
+
+
 def markdown(summary: Mapping[str, Any], results: Results, title: str, command: str) -> str:
     """Return the tables: all arms, gap closed against bytes, and the mimic's fidelity."""
     seeds = sorted({seed for _, seed in results})
@@ -98,7 +104,7 @@ def _summarise_arm(name: str, results: Results) -> dict[str, Any]:
     rows = {}
     for (arm, seed), result in results.items():
         if arm == name:
-            swing = _swing([r["accuracy"] for r in result.get("rounds", [])])
+            swing = largest_swing([r["accuracy"] for r in result.get("rounds", [])])
             gap = gap_closed(result["accuracy"], seed, results)
             rows[seed] = {**result, "gap_closed": gap, "swing": swing}
     summary: dict[str, Any] = {"title": ARMS[name].title}
@@ -106,11 +112,6 @@ def _summarise_arm(name: str, results: Results) -> dict[str, Any]:
         values = {seed: row.get(key) for seed, row in sorted(rows.items())}
         summary[key] = {"seeds": values, **spread(values.values())}
     return summary
-
-
-def _swing(accuracies: Sequence[float]) -> float | None:
-    late = accuracies[-SWING_ROUNDS:]
-    return max((abs(b - a) for a, b in pairwise(late)), default=None)
 
 
 def _arms_table(summary: Mapping[str, Any]) -> str:
