@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from dccl_flower.files import write_aside
+
 
 def save_models(folder: Path, states: dict[str, dict[str, Tensor]]) -> list[Path]:
     """Write each state to ``folder/NAME.safetensors``, aside and then renamed; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, state in states.items():
         path = folder / f"{name}.safetensors"
-        aside = path.with_suffix(".partial")
-        save_file(_plain(state), aside)
-        aside.replace(path)
+        write_aside(path, partial(save_file, _plain(state)))
         paths.append(path)
     return paths
 

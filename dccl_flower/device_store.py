@@ -12,6 +12,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from dccl_flower.checkpoint import to_bytes
+from dccl_flower.files import write_aside
 
 LACKS = "does not hold blob"
 
@@ -58,7 +59,7 @@ class DeviceStore:
         if sha256(blob) != digest:
             raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
         if not self._is_intact(digest):  # else another device of this machine has brought it
-            _write_aside(self._blob(digest), blob)
+            write_aside(self._blob(digest), blob)
         marker = self._marker(device, digest)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -71,7 +72,7 @@ class DeviceStore:
 
     def keep(self, device: int, name: str, blob: bytes) -> None:
         """Keep a device's own blob under a name, in place of the last one."""
-        _write_aside(self._own(device, name), blob)
+        write_aside(self._own(device, name), blob)
 
     def kept(self, device: int, name: str) -> bytes | None:
         """Return what :meth:`keep` kept, or None."""
@@ -94,14 +95,6 @@ class DeviceStore:
 
     def _marker(self, device: int, digest: str) -> Path:
         return self._folder / "devices" / str(device) / digest
-
-
-def _write_aside(path: Path, blob: bytes) -> None:
-    """Write a file aside and rename it, so that nobody reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}")
-    aside.write_bytes(blob)
-    aside.replace(path)
 
 
 @lru_cache(maxsize=64)

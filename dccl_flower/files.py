@@ -7,6 +7,8 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,10 @@ def write_folder(folder: Path, fill: Write) -> None:
     try:
         fill(aside)
         aside.rename(folder)
-    except OSError:
+    except OSError as error:
         if not folder.exists():
-            raise
+            cause = error.strerror or error
+            raise ConfError(f"cache {folder.parent}: cannot be written ({cause})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -62,6 +65,17 @@ def write_folder(folder: Path, fill: Write) -> None:
 def content_key(*facts: object) -> str:
     """Return a short hash (16 hexadecimal digits) of plain values."""
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash of the sources, so that no result outlives a change of what made it."""
+    digest = hashlib.sha256()
+    for package in ("dccl_flower", "dccl_flower.strategies"):
+        root = Path(str(resources.files(package)))
+        for path in sorted(root.rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _beside(path: Path) -> Path:

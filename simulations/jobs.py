@@ -16,20 +16,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dccl_flower.files import write_json
 from dccl_flower.simulations.app.run_folder import CONF_FILE
-from dccl_flower.simulations.environment import child_environment
+from dccl_flower.simulations.superlink import RunError
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
 NOTE = "note: "  # begins a line of a job's output that its user should see
+FAILURE = "failed: "  # begins the line that tells the cause of a failure
 STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A module of this package to run on a folder; ``key`` changes with whatever decides it."""
+    """A function to call on a folder; ``key`` changes with whatever decides what it returns."""
 
     title: str
-    module: str
     folder: Path
     key: str
 
@@ -46,20 +47,22 @@ class Job:
             return None
         return result if isinstance(result, dict) and result.get("key") == self.key else None
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write the result with the job's key, aside and then renamed."""
-        write_json(self.folder / RESULT_FILE, {"key": self.key, **result})
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job that has ended: its result or the last line it said, what it had to note, its time."""
+    """A job that has ended: its result, or the cause of its failure and the log that has more."""
 
     job: Job
     result: dict[str, Any] | None
     error: str = ""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    log: str = ""
+
+    @property
+    def failure(self) -> str:
+        """The cause with one log, of the job itself where the cause names none."""
+        return f"{self.error} (log: {self.log or self.job.log})"
 
 
 class JobRunner:
@@ -107,14 +110,9 @@ class JobRunner:
                 return Outcome(job, None, "interrupted")
             with job.log.open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", f"dccl_flower.simulations.{job.module}", job.folder],
-                    # A thread that waits must not burn the core that another job needs, and a
-                    # file of the working directory must not stand in for a module of that name.
-                    env={
-                        **child_environment(),
-                        "OMP_WAIT_POLICY": "PASSIVE",
-                        "PYTHONSAFEPATH": "1",
-                    },
+                    [sys.executable, "-m", "dccl_flower.simulations.job", job.folder],
+                    # A thread that waits must not burn the core that another job needs.
+                    env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -129,8 +127,10 @@ class JobRunner:
         result = job.result()
         if result is not None:
             return Outcome(job, result, notes=notes)
-        error = lines[-1].strip() if lines else f"ended with code {code}"
-        return Outcome(job, None, error, notes=notes)
+        failures = [line.removeprefix(FAILURE) for line in lines if line.startswith(FAILURE)]
+        said = (failures or lines or [f"ended with code {code}"])[-1].strip()
+        cause, _, log = said.partition(" (log: ")
+        return Outcome(job, None, cause, notes=notes, log=log.removesuffix(")"))
 
 
 class Progress:
@@ -155,26 +155,26 @@ class Progress:
         self._say(f"{outcome.job.title}: {outcome.error or news} ({left})")
 
 
-def describe(folder: Path, conf_text: str, **job: Any) -> None:
-    """Make a job's folder and write there what its module reads."""
+def make_job(
+    title: str, folder: Path, key: str, conf_text: str, function: str, **facts: Any
+) -> Job:
+    """Return a job whose folder says what to call (``module:function``) on which configuration.
+
+    The function is also given the facts, as its description.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONF_FILE).write_text(conf_text)
-    write_json(folder / JOB_FILE, job)
+    write_json(folder / JOB_FILE, {"function": function, "key": key, **facts})
+    return Job(title, folder, key)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return what :func:`describe` was told beside the configuration."""
-    description: dict[str, Any] = json.loads((folder / JOB_FILE).read_text())
-    return description
+def raise_failures(failures: Sequence[str]) -> None:
+    """Raise RunError where there are any, with the first and how many more there are."""
+    if failures:
+        others = f", and {len(failures) - 1} more failed" if len(failures) > 1 else ""
+        raise RunError(f"{failures[0]}{others}")
 
 
 def note(text: str) -> None:
     """Let a job tell its user something."""
     print(f"{NOTE}{text}", flush=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename it."""
-    aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)

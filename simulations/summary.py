@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import conf_names, load_conf
+from dccl_flower.simulations.reports import spread, spread_cell, table
 
 # What changes where or how a run is computed, but not what it is an experiment of.
 PLACE_KEYS = ("seed", "name", "data.path", "devices.store", "runtime.")
@@ -44,14 +44,11 @@ def summarise(folders: Iterable[Path]) -> str:
         if results["seed"] in runs:
             raise ConfError(f"{folder}: seed {results['seed']} of this experiment is given twice")
         runs[results["seed"]] = results
-    lines = [
-        f"| run | seeds | {' | '.join(COLUMNS)} |",
-        f"|---|---|{'---:|' * len(COLUMNS)}",
-    ]
-    for label, runs in rows.items():
-        seeds = ", ".join(map(str, sorted(runs)))
-        lines.append(f"| `{label}` | {seeds} | {' | '.join(_cells(list(runs.values())))} |")
-    return "\n".join(lines)
+    cells = (
+        [f"`{label}`", ", ".join(map(str, sorted(runs))), *_cells(runs.values())]
+        for label, runs in rows.items()
+    )
+    return table(["run", "seeds", *COLUMNS], cells, words=2)
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -86,10 +83,5 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _cells(runs: list[dict[str, Any]]) -> list[str]:
-    cells = []
-    for value, style in COLUMNS.values():
-        values = [value(run) for run in runs]
-        spread = f" ± {stdev(values):{style.lstrip('+')}}" if len(values) > 1 else ""
-        cells.append(f"{mean(values):{style}}{spread}")
-    return cells
+def _cells(runs: Collection[dict[str, Any]]) -> list[str]:
+    return [spread_cell(spread(map(value, runs)), style) for value, style in COLUMNS.values()]

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +12,7 @@ import numpy as np
 
 from dccl_flower.config import ConfError, DataConf
 from dccl_flower.data.layout import SPLITS, parquet_files
+from dccl_flower.files import content_key, write_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -65,7 +61,7 @@ def open_images(conf: DataConf) -> Images:
 
     Raises ConfError for a path without parquet, missing columns or images of unequal size.
     """
-    key = _content_key(conf)
+    key = _images_key(conf)
     folder = cache_root() / key
     if not (folder / "test_labels.npy").exists():
         write_folder(folder, lambda target: _decode(conf, target))
@@ -76,32 +72,13 @@ def open_images(conf: DataConf) -> Images:
     )
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder aside and rename it, so that readers see all of it or nothing."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise ConfError(f"cache {folder.parent}: cannot be written ({error.strerror})") from error
-    try:
-        fill(aside)
-        aside.rename(folder)
-    except OSError as error:
-        if not folder.exists():
-            cause = error.strerror or error
-            raise ConfError(f"cache {folder.parent}: cannot be written ({cause})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _content_key(conf: DataConf) -> str:
+def _images_key(conf: DataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
     facts: list[Any] = [FORMAT, conf.name, conf.image_column, conf.label_column, conf.group_column]
     facts.append(conf.rgb)
     for files in parquet_files(conf.path).values() if conf.path else []:
         facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    return f"images-{digest}"
+    return f"images-{content_key(*facts)}"
 
 
 def _decode(conf: DataConf, folder: Path) -> None:

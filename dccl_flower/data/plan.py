@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from dccl_flower.config import Conf
-from dccl_flower.data.images import Images, cache_root, write_folder
+from dccl_flower.data.images import Images, cache_root
 from dccl_flower.data.partition import Draws, check_groups, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
+from dccl_flower.files import content_key, write_folder
 
 FORMAT = 2  # to be raised when the same configuration gives another plan
 STATISTICS_BATCH = 2000
@@ -50,8 +49,7 @@ def open_plan(conf: Conf, images: Images) -> Plan:
     facts += [conf.data.train_fraction, conf.data.validation]
     if devices.partitioner == "draws":
         facts.append(devices.samples)
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    folder = cache_root() / f"plan-{digest}"
+    folder = cache_root() / f"plan-{content_key(*facts)}"
     if not (folder / "plan.npz").exists():
         plan = make_plan(conf, images)
         write_folder(folder, lambda target: _write(plan, target))

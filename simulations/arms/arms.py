@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
-from dccl_flower.simulations.jobs import Job, describe
-from dccl_flower.simulations.prepared import ALL_CODE, code_digest, content_key
+from dccl_flower.files import content_key
+from dccl_flower.simulations.jobs import Job, make_job
+from dccl_flower.simulations.prepared import ALL_CODE, code_digest
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Arm:
 
 CENTRAL_M, CLOUD_SUBMODEL = "central-m", "cloud-submodel"
 HEADLINES = ("published", "strict", "exemplars")
+RUN_ARM = "dccl_flower.simulations.arms.job:run_arm"
 
 ARMS = {
     CLOUD_SUBMODEL: Arm("cloud submodel", "prepared"),
@@ -117,8 +119,8 @@ def _job(name: str, seed: int, conf: Conf, root: Path) -> Job:
     text = dump_conf(replace(conf, arms=ArmsConf()))  # one arm's changes are not another's
     key = content_key(code_digest(*ALL_CODE), name, text)
     folder = root / f"{name}-seed{seed}-{key}"
-    describe(folder, text, arm=name, kind=ARMS[name].kind, key=key)
-    return Job(f"{name}, seed {seed}", "arms.job", folder, key)
+    facts = {"arm": name, "kind": ARMS[name].kind}
+    return make_job(f"{name}, seed {seed}", folder, key, text, RUN_ARM, **facts)
 
 
 def _check_steps(confs: dict[tuple[str, int], Conf]) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dccl_flower.config_loading import load_conf
+from dccl_flower.config_loading import absolute_paths, load_conf
+from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.arms.arms import ARMS, arm_conf, arm_jobs
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, write_json
+from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, raise_failures
 from dccl_flower.simulations.run.runner import signals_as_interrupts
-from dccl_flower.simulations.superlink import RunError
 
 Say = Callable[[str], None]
 
@@ -35,6 +35,7 @@ def run_arms(
     from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
     from dccl_flower.simulations.arms.report import gap_curves, markdown, summarise_arms
 
+    overrides = _with_absolute_paths(conf_name, overrides)
     for name in arms:
         open_experiment(arm_conf(name, conf_name, overrides, seeds[0]))
     jobs = arm_jobs(conf_name, overrides, arms, seeds, folder)
@@ -58,13 +59,13 @@ def run_arms(
         text = markdown(summary, results, title, command)
         versions = next(iter(results.values()))["versions"]
         write_json(folder / "arms.json", {"conf": conf_name, "versions": versions, "arms": summary})
-        (folder / "arms.md").write_text(text)
+        write_aside(folder / "arms.md", text)
         plot_arms(summary, title, folder / "arms.png")
         if curves:
             plot_bytes(curves, f"{title}: gap closed against bytes", folder / "bytes.png")
         console.print(text, markup=False, soft_wrap=True)
     say(f"comparison: {folder}")
-    _raise_failures(outcomes)
+    raise_failures([f"{o.job.title}: {o.failure}" for o in outcomes if o.result is None])
 
 
 def run_search(
@@ -75,8 +76,9 @@ def run_search(
     Raises ConfError where the configuration leaves no images to choose by.
     """
     from dccl_flower.simulations.search.report import markdown
-    from dccl_flower.simulations.search.search.search import Search, num_jobs
+    from dccl_flower.simulations.search.search import Search, num_jobs
 
+    overrides = _with_absolute_paths(conf_name, overrides)
     conf = load_conf(conf_name, overrides)
     open_experiment(conf).unseen_loader()
     command = command_line("search", conf_name, overrides)
@@ -91,7 +93,7 @@ def run_search(
         finally:  # half a search is worth reading too
             write_json(folder / "search.json", search.scored)
             text = markdown(search.scored, conf, command)
-            (folder / "search.md").write_text(text)
+            write_aside(folder / "search.md", text)
     console.print(text, markup=False, soft_wrap=True)
     say(f"search: {folder}")
 
@@ -106,6 +108,13 @@ def command_line(
     return shlex.join(["dccl", verb, conf_name, *(each for each in shown if each), *flags])
 
 
+def _with_absolute_paths(conf_name: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with a data path that means the same in every process."""
+    conf = absolute_paths(load_conf(conf_name, overrides))
+    paths = {"data.path": conf.data.path, "devices.store": conf.devices.store}
+    return [*overrides, *(f"{key}={path}" for key, path in paths.items() if path)]
+
+
 def _plain(console: Console) -> Say:
     return lambda text: console.print(text, markup=False, soft_wrap=True)
 
@@ -113,11 +122,3 @@ def _plain(console: Console) -> Say:
 def _ended(progress: Progress, outcome: Outcome) -> None:
     accuracy = (outcome.result or {}).get("accuracy", 0)
     progress.ended(outcome, f"{accuracy:.1%} in {outcome.seconds:.0f} s")
-
-
-def _raise_failures(outcomes: Sequence[Outcome]) -> None:
-    failed = [outcome for outcome in outcomes if outcome.result is None]
-    if failed:
-        first = failed[0]
-        others = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
-        raise RunError(f"{first.job.title}: {first.error}{others} (log: {first.job.log})")

@@ -1,41 +1,31 @@
-"""One arm with one seed: ``python -m dccl_flower.simulations.arms.job FOLDER``."""
+"""The jobs of ``dccl arms``: one arm with one seed."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dccl_flower.config_loading import load_conf
-from dccl_flower.experiment import Experiment
 from dccl_flower.learning.evaluate import Scores
-from dccl_flower.simulations.app.results import versions
-from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.arms.central_arms import train_base, train_co_centrally
-from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import Job, note, read_description
-from dccl_flower.simulations.prepared import prepare
+from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.simulations.jobs import note
+from dccl_flower.simulations.prepared import prepare, prepared_cloud
+from dccl_flower.simulations.reports import versions
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import run_simulation
 from dccl_flower.simulations.superlink import choose_port
 
 
-def main(folder: Path) -> None:
-    """Train and score what ``job.json`` and ``conf.yaml`` describe; write ``result.json``."""
-    job = read_description(folder)
-    conf = load_conf(str(folder / CONF_FILE))
-    torch.set_num_threads(conf.runtime.server_threads)
-    experiment = open_experiment(conf)
-    result = KINDS[job["kind"]](job["arm"], experiment, folder)
-    facts = {"arm": job["arm"], "seed": conf.seed, "versions": versions()}
-    Job("", "arms.job", folder, job["key"]).finish({**facts, **result})
+def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train and score an arm; return its scores and what they cost."""
+    arm = description["arm"]
+    facts = {"arm": arm, "seed": experiment.conf.seed, "versions": versions()}
+    return {**facts, **KINDS[description["kind"]](arm, experiment, folder)}
 
 
 def _prepared(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -62,8 +52,7 @@ def _base(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def _central(arm: str, experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Train the co-submodel on pooled data."""
-    cloud = experiment.cloud(lambda *_: None)
-    prepare(experiment, cloud, note)
+    cloud = prepared_cloud(experiment, note)
     scorer = cloud.scorer(
         experiment.test_loader(), experiment.plan.cloud_classes, experiment.plan.device_classes
     )
@@ -103,6 +92,3 @@ KINDS: dict[str, Callable[[str, Experiment, Path], dict[str, Any]]] = {
     "central": _central,
     "federated": _federated,
 }
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any
 
-from dccl_flower.simulations.app.results import machine
 from dccl_flower.simulations.arms.arms import ARMS, CENTRAL_M, CLOUD_SUBMODEL, HEADLINES
+from dccl_flower.simulations.reports import (
+    cell,
+    machine,
+    of_seeds,
+    report,
+    spread,
+    spread_cell,
+    table,
+)
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
 MILESTONES = (0.5, 0.8, 0.9)
@@ -25,6 +32,11 @@ COLUMNS = (
     ("swing, points", "swing", 100, ".1f"),
     ("MB a device", "bytes_a_device", 1e-6, ".2f"),
     ("seconds", "seconds", 1, ".0f"),
+)
+FIDELITY_COLUMNS = (
+    ("logit MSE", "logit_mse", 1, ".2f"),
+    ("top-1 agreement, %", "agreement", 100, ".1f"),
+    ("KL, nats", "kl", 1, ".2f"),
 )
 
 
@@ -59,23 +71,25 @@ def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
                 by_seed.append(list(zip(sent, gaps, strict=True)))
         points = []
         for each in zip(*by_seed, strict=False):
-            values = [gap for _, gap in each]
-            points.append((mean(sent for sent, _ in each), mean(values), _deviation(values)))
+            sent, values = zip(*each, strict=True)
+            deviation = stdev(values) if len(values) > 1 else 0.0
+            points.append((mean(sent), mean(values), deviation))
         if points:
             curves[name] = points
     return curves
+
+
+def largest_swing(accuracies: Sequence[float]) -> float | None:
+    """Return the largest change from one of the last rounds to the next, None without rounds."""
+    late = accuracies[-SWING_ROUNDS:]
+    return max((abs(b - a) for a, b in pairwise(late)), default=None)
 
 
 def markdown(summary: Mapping[str, Any], results: Results, title: str, command: str) -> str:
     """Return the tables: all arms, gap closed against bytes, and the mimic's fidelity."""
     seeds = sorted({seed for _, seed in results})
     found = next(iter(results.values())).get("versions", {})
-    parts = [
-        f"# {title}",
-        f"```bash\n{command}\n```",
-        f"Test set, {_of_seeds(seeds)}; {machine(found)}.",
-        _arms_table(summary),
-    ]
+    parts = [f"Test set, {of_seeds(seeds)}; {machine(found)}.", _arms_table(summary)]
     if curves := gap_curves(results):
         parts += ["MB a device until the mean gap closed reaches", _bytes_table(curves)]
     if fidelity := _fidelity_table(results):
@@ -83,89 +97,52 @@ def markdown(summary: Mapping[str, Any], results: Results, title: str, command: 
             "Mimic against cloud submodel on the test images of each side's classes",
             fidelity,
         ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _of_seeds(seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
-    return f"mean ± standard deviation of seeds {', '.join(map(str, seeds))}"
+    return report(title, command, *parts)
 
 
 def _summarise_arm(name: str, results: Results) -> dict[str, Any]:
     rows = {}
     for (arm, seed), result in results.items():
         if arm == name:
-            swing = _swing([r["accuracy"] for r in result.get("rounds", [])])
+            swing = largest_swing([r["accuracy"] for r in result.get("rounds", [])])
             gap = gap_closed(result["accuracy"], seed, results)
             rows[seed] = {**result, "gap_closed": gap, "swing": swing}
     summary: dict[str, Any] = {"title": ARMS[name].title}
     for _, key, _, _ in COLUMNS:
         values = {seed: row.get(key) for seed, row in sorted(rows.items())}
-        known = [value for value in values.values() if value is not None]
-        summary[key] = {
-            "seeds": values,
-            "mean": mean(known) if known else None,
-            "std": _deviation(known) if len(known) > 1 else None,
-        }
+        summary[key] = {"seeds": values, **spread(values.values())}
     return summary
 
 
-def _swing(accuracies: Sequence[float]) -> float | None:
-    late = accuracies[-SWING_ROUNDS:]
-    return max((abs(b - a) for a, b in pairwise(late)), default=None)
-
-
 def _arms_table(summary: Mapping[str, Any]) -> str:
-    lines = [
-        f"| arm | {' | '.join(heading for heading, *_ in COLUMNS)} |",
-        f"|---|{'---:|' * len(COLUMNS)}",
-    ]
-    for row in summary.values():
-        cells = [_cell(row[key], factor, style) for _, key, factor, style in COLUMNS]
-        lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = (
+        [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in COLUMNS)]
+        for row in summary.values()
+    )
+    return table(["arm", *(heading for heading, *_ in COLUMNS)], rows)
 
 
 def _bytes_table(curves: Mapping[str, list[tuple[float, float, float]]]) -> str:
-    headings = " | ".join(f"{milestone:.1f}" for milestone in MILESTONES)
-    lines = [f"| arm | {headings} | in all | gap closed |", "|---|---:|---:|---:|---:|---:|"]
+    rows = []
     for name, points in curves.items():
-        cells = []
-        for milestone in MILESTONES:
-            reached = [sent for sent, gap, _ in points if gap >= milestone]
-            cells.append(f"{reached[0] / 1e6:.2f}" if reached else "-")
         sent, gap, _ = points[-1]
-        row = [*cells, f"{sent / 1e6:.2f}", f"{gap:.2f}"]
-        lines.append(f"| {ARMS[name].title} | {' | '.join(row)} |")
-    return "\n".join(lines)
+        reached = [next((s for s, g, _ in points if g >= least), None) for least in MILESTONES]
+        megabytes = (None if each is None else each / 1e6 for each in (*reached, sent))
+        cells = (cell(value, ".2f") for value in (*megabytes, gap))
+        rows.append([ARMS[name].title, *cells])
+    return table(["arm", *map(str, MILESTONES), "in all", "gap closed"], rows)
 
 
 def _fidelity_table(results: Results) -> str:
     found = [r["mimic_fidelity"] for (arm, _), r in results.items() if arm == "mimic"]
     if not found:
         return ""
-    lines = ["| classes | logit MSE | top-1 agreement, % | KL, nats |", "|---|---:|---:|---:|"]
-    for side, words in (("cloud_classes", "cloud"), ("device_classes", "device")):
-        cells = []
-        for key, factor, style in (
-            ("logit_mse", 1, ".2f"),
-            ("agreement", 100, ".1f"),
-            ("kl", 1, ".2f"),
-        ):
-            values = [each[side][key] for each in found]
-            value = {"mean": mean(values), "std": _deviation(values) if len(values) > 1 else None}
-            cells.append(_cell(value, factor, style))
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
-
-
-def _cell(value: Mapping[str, Any], factor: float, style: str) -> str:
-    if value["mean"] is None or math.isnan(value["mean"]):
-        return "-"
-    spread = f" ± {factor * value['std']:{style.lstrip('+')}}" if value["std"] is not None else ""
-    return f"{factor * value['mean']:{style}}{spread}"
+    rows = []
+    for side in ("cloud", "device"):
+        fidelities = [each[f"{side}_classes"] for each in found]
+        cells = (
+            spread_cell(spread(each[key] for each in fidelities), style, factor)
+            for _, key, factor, style in FIDELITY_COLUMNS
+        )
+        rows.append([side, *cells])
+    return table(["classes", *(heading for heading, *_ in FIDELITY_COLUMNS)], rows)

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dccl_flower.config import Conf
-from dccl_flower.config_loading import dump_conf
-from dccl_flower.simulations.app.results import versions
+from dccl_flower.config_loading import absolute_paths, dump_conf
+from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, describe, write_json
+from dccl_flower.simulations.jobs import JobRunner, Outcome, make_job, raise_failures
+from dccl_flower.simulations.reports import versions
 from dccl_flower.simulations.run.runner import OURS, App, run_simulation, signals_as_interrupts
 from dccl_flower.simulations.scale.cases import (
     BARE,
@@ -41,7 +42,8 @@ from dccl_flower.simulations.superlink import RunError, choose_port
 HERE = "dccl_flower.simulations"
 STOCK = App(f"{HERE}.scale.flower:server_app", f"{HERE}.scale.flower:client_app", tuned=False)
 APPS = {FLOWER: STOCK, DCCL: OURS}
-MODULES = {BARE: "scale.loops", PFL: "scale.pfl"}
+PREPARE = f"{HERE}.scale.loops:prepare_cloud"
+LOOPS = {BARE: f"{HERE}.scale.loops:measure", PFL: f"{HERE}.scale.pfl:measure"}
 
 
 def run_scale(
@@ -55,7 +57,7 @@ def run_scale(
     choose_port(port)
     todo = {case: case_conf(case, conf_name, overrides, settings) for case in cases(settings)}
     for conf in todo.values():
-        open_experiment(conf)
+        open_experiment(absolute_paths(conf))
     report = Report(folder, shlex.join(_command(conf_name, overrides, settings)))
     with signals_as_interrupts(), ScaleDisplay(len(todo)) as display:
         try:
@@ -83,10 +85,9 @@ class Report:
         """Take up rows and write everything but the plot."""
         self._rows += rows
         facts = {"command": self._command, "cores": os.cpu_count(), "versions": versions()}
-        self._folder.mkdir(parents=True, exist_ok=True)
         content = {**facts, "ratios": ratios(self._rows), "rows": self._rows}
         write_json(self._folder / "scale.json", content)
-        (self._folder / "scale.md").write_text(self.text())
+        write_aside(self._folder / "scale.md", self.text())
 
     def draw(self) -> None:
         """Draw the plot, where there is something to draw."""
@@ -99,10 +100,7 @@ class Report:
 
     def raise_failures(self) -> None:
         """Raise RunError where measurements failed."""
-        failed = [row for row in self._rows if "error" in row]
-        if failed:
-            others = f", and {len(failed) - 1} more failed" if len(failed) > 1 else ""
-            raise RunError(f"{failed[0]['title']}: {failed[0]['error']}{others}")
+        raise_failures([f"{r['title']}: {r['error']}" for r in self._rows if "error" in r])
 
 
 class Measurement:
@@ -127,15 +125,15 @@ class Measurement:
         self._launched = time.time()
         try:
             if self._case.system == BARE:  # which comes first: nobody's first turn waits for this
-                self._run_job("scale.prepare")
-            if self._case.system in MODULES:
+                self._run_job(PREPARE)
+            if self._case.system in LOOPS:
                 return self._in_a_process()
             return [self._through_flower()]
         except RunError as error:
             return [self._row(self._case.control, {"error": str(error)})]
 
     def _in_a_process(self) -> list[Row]:
-        outcome = self._run_job(MODULES[self._case.system])
+        outcome = self._run_job(LOOPS[self._case.system], threads=1)
         self._launched = time.time() - outcome.seconds
         result = outcome.result or {}
         memory = {"worker_mb": result["rss_mb"]}
@@ -146,14 +144,14 @@ class Measurement:
             for control, costs in result["rounds"].items()
         ]
 
-    def _run_job(self, module: str) -> Outcome:
-        key = str(time.time())
-        job = Job(self._case.title, module, self._folder / module, key)
-        describe(job.folder, dump_conf(self._conf), key=key)
+    def _run_job(self, function: str, **facts: int) -> Outcome:
+        folder = self._folder / function.rpartition(":")[-1]
+        text = dump_conf(self._conf)
+        job = make_job(self._case.title, folder, str(time.time()), text, function, **facts)
         with JobRunner(1, lambda outcome: None) as runner:
             (outcome,) = runner.run([job])
         if outcome.result is None:
-            raise RunError(f"{outcome.error} (log: {job.log})")
+            raise RunError(outcome.failure)
         return outcome
 
     def _through_flower(self) -> Row:

@@ -1,14 +1,12 @@
-"""The bare torch loop of ``dccl scale``: ``python -m dccl_flower.simulations.scale.loops FOLDER``.
+"""The bare torch loop of ``dccl scale``, and the mimic that all its measurements share.
 
 One process, one thread, everything in memory: the least that the same steps can cost.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,12 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import RoundsConf
-from dccl_flower.config_loading import load_conf
-from dccl_flower.experiment import Experiment
-from dccl_flower.simulations.app.run_folder import CONF_FILE
-from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import Job, read_description
-from dccl_flower.simulations.prepared import prepare
+from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.simulations.jobs import note
+from dccl_flower.simulations.prepared import prepared_cloud
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
     co_submodel,
@@ -34,15 +29,16 @@ from dccl_flower.simulations.scale.workload import (
 Samples = tuple[Tensor, Tensor]
 
 
-def main(folder: Path) -> None:
-    """Take the turns and write ``result.json``; the mimic is taken from the cache."""
-    torch.set_num_threads(1)
-    experiment = open_experiment(load_conf(str(folder / CONF_FILE)))
-    cloud = experiment.cloud(lambda *_: None)
-    prepare(experiment, cloud)
-    mimic = cloud.mimic.eval().requires_grad_(False)
-    result = loop(experiment, mimic)
-    Job("", "scale.loops", folder, read_description(folder)["key"]).finish(result)
+def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
+    """Leave cloud submodel and mimic in the cache."""
+    prepared_cloud(experiment, note)
+    return {}
+
+
+def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
+    """Take the turns and return what they cost; the mimic is taken from the cache."""
+    cloud = prepared_cloud(experiment, note)
+    return loop(experiment, cloud.mimic.eval().requires_grad_(False))
 
 
 def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:
@@ -99,7 +95,3 @@ def _batches(num_samples: int, rounds: RoundsConf) -> list[Tensor]:
         order = torch.randperm(num_samples)
         batches += [part for part in order.split(rounds.device_batch_size) if len(part) > 1]
     return batches[: rounds.local_steps]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The same turns in pfl-research: ``python -m dccl_flower.simulations.scale.pfl FOLDER``.
+"""The turns of ``dccl scale`` in pfl-research.
 
 https://github.com/apple/pfl-research, which ``requirements-bench.txt`` installs.
 """
@@ -6,13 +6,11 @@ https://github.com/apple/pfl-research, which ``requirements-bench.txt`` installs
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,11 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.config_loading import load_conf
-from dccl_flower.experiment import Experiment
-from dccl_flower.simulations.app.run_folder import CONF_FILE
-from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import Job, read_description
+from dccl_flower.simulations.experiment import Experiment
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
     co_submodel,
@@ -40,21 +34,13 @@ def is_installed() -> bool:
     return find_spec("pfl") is not None
 
 
-def main(folder: Path) -> None:
-    """Take the turns and write ``result.json``."""
-    os.environ["PFL_PYTORCH_DEVICE"] = "cpu"
-    torch.set_num_threads(1)
-    experiment = open_experiment(load_conf(str(folder / CONF_FILE)))
-    result = simulate(experiment)
-    Job("", "scale.pfl", folder, read_description(folder)["key"]).finish(result)
-
-
-def simulate(experiment: Experiment) -> dict[str, Any]:
+def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     """Return the costs of rounds of federated averaging.
 
     pfl scores every device before and after the turn in the first of its iterations, which is
     therefore taken beforehand and not counted.
     """
+    os.environ["PFL_PYTORCH_DEVICE"] = "cpu"  # which pfl reads when it is imported
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.algorithm.base import NNAlgorithmParams
     from pfl.algorithm.federated_averaging import FederatedAveraging
@@ -183,7 +169,3 @@ def cohort_sampler(experiment: Experiment) -> Callable[[], int]:
         return waiting.pop()
 
     return sample
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dccl_flower.simulations.app.results import versions
+from dccl_flower.simulations.reports import cell, machine, report, table, versions
 from dccl_flower.simulations.scale.cases import (
     BARE,
     DCCL,
@@ -59,21 +58,19 @@ def same_steps(row: Row, rows: Sequence[Row]) -> float | None:
 
 def markdown(rows: Sequence[Row], command: str) -> str:
     """Return the report: the command, ratios first, then every measurement."""
-    named = [f"{name} {version}" for name, version in versions().items()]
-    return "\n\n".join(
-        [
-            "# Cost of a device's turn",
-            f"```bash\n{command}\n```",
-            f"{os.cpu_count()} cores, {', '.join(named)}.",
-            "A turn loads weights, takes its steps and hands the weights back. Ratios are of "
-            "CPU-seconds a turn in all rounds but the first, those of Ray's and Flower's processes "
-            "included, within one run on one machine.",
-            _ratio_table(ratios(rows)),
-            _table(rows),
-            "First rounds include what starting the workers costs. A new device has its mimic sent "
-            "and the mimic's logits computed; the bare loop is taken with as many of them. Server "
-            "and Ray: all processes together; worker: the largest one.\n",
-        ]
+    found = versions()
+    return report(
+        "Cost of a device's turn",
+        command,
+        f"{machine(found, found)}.",
+        "A turn loads weights, takes its steps and hands the weights back. Ratios are of "
+        "CPU-seconds a turn in all rounds but the first, those of Ray's and Flower's processes "
+        "included, within one run on one machine.",
+        _ratio_table(ratios(rows)),
+        _table(rows),
+        "First rounds include what starting the workers costs. A new device has its mimic sent "
+        "and the mimic's logits computed; the bare loop is taken with as many of them. Server "
+        "and Ray: all processes together; worker: the largest one.",
     )
 
 
@@ -129,25 +126,23 @@ def _populations(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _ratio_table(found: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| ratio | measured | goal, at most |", "|---|---:|---:|"]
-    for ratio in found:
-        value = _cell(ratio["value"], 1, ".2f")
-        lines.append(f"| {ratio['name']} | {value} | {ratio['goal']:.2f} |")
-    return "\n".join(lines)
+    rows = ([each["name"], *(cell(each[k], ".2f") for k in ("value", "goal"))] for each in found)
+    return table(["ratio", "measured", "goal, at most"], rows)
 
 
 def _table(rows: Sequence[Row]) -> str:
-    headings = ["devices", "cohort", "workers", "turn / bare loop", *(c[0] for c in COLUMNS)]
-    lines = [f"| system | {' | '.join(headings)} |", f"|---|{'---:|' * len(headings)}"]
+    headings = ["system", "devices", "cohort", "workers", "turn / bare loop"]
+    lines = []
     for row in rows:
-        cells = [f"{row['devices']:,}", f"{row['cohort']:,}", str(row["workers"])]
+        cells = [system_title(row["system"], row["control"])]
+        cells += [cell(row["devices"], ","), cell(row["cohort"], ","), str(row["workers"])]
         if "later" in row:
-            cells.append(_cell(_divide(_later(row), same_steps(row, rows)), 1, ".2f"))
-            cells += [_cell(value(row), factor, style) for _, value, factor, style in COLUMNS]
+            cells.append(cell(_divide(_later(row), same_steps(row, rows)), ".2f"))
+            cells += [cell(value(row), style, factor) for _, value, factor, style in COLUMNS]
         else:
             cells += [row.get("note") or "failed", *("-" for _ in COLUMNS)]
-        lines.append(f"| {system_title(row['system'], row['control'])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return table([*headings, *(heading for heading, *_ in COLUMNS)], lines)
 
 
 def _find(
@@ -196,7 +191,3 @@ def _ratio(name: str, value: float | None, goal: float) -> dict[str, Any]:
 
 def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
-
-
-def _cell(value: float | None, factor: float, style: str) -> str:
-    return "-" if value is None else f"{factor * value:{style}}"

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dccl_flower.config import Conf
-from dccl_flower.simulations.app.results import machine, versions
+from dccl_flower.simulations.reports import cell, machine, report, table, versions
 
 Row = Mapping[str, Any]
+HEADINGS = (
+    *("changes", "rounds", "accuracy, %", "cloud / device classes, %", "gap closed"),
+    *("swing, points", "MB a device"),
+)
 
 
 def markdown(rows: Sequence[Row], conf: Conf, command: str) -> str:
@@ -20,8 +24,6 @@ def markdown(rows: Sequence[Row], conf: Conf, command: str) -> str:
     best_central = max((row["accuracy"] for row in good if row["kind"] == "central"), default=None)
     steps = conf.rounds.count * conf.rounds.local_steps
     parts = [
-        f"# Search on {conf.name}",
-        f"```bash\n{command}\n```",
         f"Images that neither side holds, seed {conf.seed}, {steps} co steps a side or a third of "
         f"them; {machine(versions())}.",
     ]
@@ -30,7 +32,7 @@ def markdown(rows: Sequence[Row], conf: Conf, command: str) -> str:
             f"## {stage}",
             _table(_latest([r for r in rows if r["stage"] == stage]), best_central),
         ]
-    return "\n\n".join(parts) + "\n"
+    return report(f"Search on {conf.name}", command, *parts)
 
 
 def _latest(rows: Sequence[Row]) -> list[Row]:
@@ -44,27 +46,22 @@ def _latest(rows: Sequence[Row]) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], best_central: float | None) -> str:
-    lines = [
-        "| changes | rounds | accuracy, % | cloud / device classes, % | gap closed | swing, points "
-        "| MB a device |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+    return table(HEADINGS, [_cells(row, best_central) for row in rows])
+
+
+def _cells(row: Row, best_central: float | None) -> list[str]:
+    if "error" in row:
+        return [row["name"], f"failed: {row['error']}", *[""] * (len(HEADINGS) - 2)]
+    sides = [cell(row[f"accuracy_{side}_classes"], ".0f", 100) for side in ("cloud", "device")]
+    return [
+        row["name"],
+        "all" if row["all_rounds"] else "a third",
+        cell(row["accuracy"], ".1f", 100),
+        " / ".join(sides),
+        _gap(row, best_central),
+        cell(row["swing"], ".1f", 100),
+        cell(row["bytes_a_device"] / 1e6, ".2f"),
     ]
-    for row in rows:
-        if "error" in row:
-            lines.append(f"| {row['name']} | failed: {row['error']} | | | | | |")
-            continue
-        sides = [100 * row[f"accuracy_{side}_classes"] for side in ("cloud", "device")]
-        cells = [
-            row["name"],
-            "all" if row["all_rounds"] else "a third",
-            f"{100 * row['accuracy']:.1f}",
-            f"{sides[0]:.0f} / {sides[1]:.0f}",
-            _gap(row, best_central),
-            f"{100 * row['swing']:.1f}",
-            f"{row['bytes_a_device'] / 1e6:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _gap(row: Row, best_central: float | None) -> str:

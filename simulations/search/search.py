@@ -18,11 +18,13 @@ from typing import Any
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.files import content_key
 from dccl_flower.simulations.arms.arms import HEADLINES
-from dccl_flower.simulations.jobs import Job, JobRunner, describe
-from dccl_flower.simulations.prepared import ALL_CODE, code_digest, content_key
+from dccl_flower.simulations.jobs import Job, JobRunner, make_job
+from dccl_flower.simulations.prepared import ALL_CODE, code_digest
 from dccl_flower.simulations.search.candidates import BASE, CENTRAL, EXEMPLARS, POOL
 
+RUN_CANDIDATE = "dccl_flower.simulations.search.job:run_candidate"
 SHARE, FINALISTS = 3, 5
 PARTNERS, TOGETHER = 4, 3
 
@@ -123,9 +125,8 @@ class Search:
         text = dump_conf(conf)
         key = content_key(code_digest(*ALL_CODE), candidate.kind, text)
         folder = self.folder / "candidates" / key
-        describe(folder, text, kind=candidate.kind, key=key)
         title = f"{candidate.stage}: {candidate.name} ({conf.rounds.count} rounds)"
-        return Job(title, "search.job", folder, key)
+        return make_job(title, folder, key, text, RUN_CANDIDATE, kind=candidate.kind)
 
     def _conf(self, candidate: Candidate, short: bool) -> Conf:
         changed = [*self.overrides, *BASE, *candidate.overrides, "runtime.reuse=true"]

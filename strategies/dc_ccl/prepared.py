@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from dataclasses import asdict, replace
-from functools import cache
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,15 +13,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from dccl_flower.checkpoint import load_models, save_models
-from dccl_flower.data.images import cache_root, write_folder
+from dccl_flower.data.images import cache_root
 from dccl_flower.experiment import Experiment
+from dccl_flower.files import code_digest, content_key, write_folder
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 
 MODELS = ("cloud_submodel", "mimic")
 DIGEST_FILE = "SHA256"
 logger = logging.getLogger("dccl_flower")
-KERNELS = ("dccl_flower", "dccl_flower.data", "dccl_flower.models", "dccl_flower.learning")
-ALL_CODE = (*KERNELS, "dccl_flower.fleet", "dccl_flower.flower", "dccl_flower.strategies.dc_ccl")
 
 
 def prepare(experiment: Experiment, cloud: Cloud) -> None:
@@ -57,7 +53,7 @@ def prepared_key(experiment: Experiment) -> str:
     conf, runtime = experiment.conf, experiment.conf.runtime
     model = replace(conf.model, co_start="base")  # which matters only later
     return content_key(
-        code_digest(*KERNELS),
+        code_digest(),
         version("torch"),
         experiment.images.key,
         conf.seed,
@@ -65,21 +61,6 @@ def prepared_key(experiment: Experiment) -> str:
         [asdict(part) for part in (conf.split, model, conf.pretrain, conf.distil)],
         [runtime.server_threads, runtime.gpu, runtime.mixed_precision, runtime.channels_last],
     )
-
-
-def content_key(*facts: object) -> str:
-    """Return a short hash of plain values."""
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-@cache
-def code_digest(*packages: str) -> str:
-    """Return a hash of packages' sources, so that no result outlives a change of what made it."""
-    digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted(Path(str(resources.files(package))).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _write(folder: Path, states: dict[str, dict[str, Tensor]]) -> None:

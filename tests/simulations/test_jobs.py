@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import stat
 import sys
 import time
@@ -13,7 +14,11 @@ import psutil
 import pytest
 
 from dccl_flower.simulations import jobs
+from dccl_flower.simulations.arms.arms import RUN_ARM
 from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, Progress
+from dccl_flower.simulations.scale.benchmark import LOOPS, PREPARE
+from dccl_flower.simulations.search.search import RUN_CANDIDATE
+from dccl_flower.simulations.superlink import RunError
 
 # Leaves what a job's module would leave.
 DONE = """echo '{"key": "k", "pid": '$$', "module": "'$MODULE'"}' > "$FOLDER/result.json\""""
@@ -36,9 +41,13 @@ def job_of(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "job.sh").write_text(f"{script}\n")
-        return Job(f"job {name}", "some_job", folder, key)
+        return Job(f"job {name}", folder, key)
 
     return make
+
+
+def leave_result(job, accuracy=0.5):
+    (job.folder / "result.json").write_text(json.dumps({"key": job.key, "accuracy": accuracy}))
 
 
 def run(*given, side_by_side=1):
@@ -59,9 +68,8 @@ def wait_for(path):
 
 def test_a_result_comes_back_with_its_key(job_of):
     job = job_of("a")
-    job.finish({"accuracy": 0.5})
+    leave_result(job)
     assert job.result() == {"key": "k", "accuracy": 0.5}
-    assert [path.name for path in job.folder.iterdir() if path.suffix == ".json"] == ["result.json"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"key": "k"', "[1]", '"k"', "null", '{"key": "l"}'])
@@ -80,13 +88,13 @@ def test_a_result_without_text_or_file_is_none(job_of):
 
 def test_a_job_of_another_key_does_not_take_the_result(job_of):
     job = job_of("a")
-    job.finish({"accuracy": 0.5})
-    assert Job(job.title, job.module, job.folder, "another").result() is None
+    leave_result(job)
+    assert Job(job.title, job.folder, "another").result() is None
 
 
-def test_a_job_runs_as_a_module_of_the_package_on_its_folder(job_of):
+def test_one_module_of_the_package_runs_every_job(job_of):
     (outcome,), _ = run(job_of("a", DONE))
-    assert outcome.result["module"] == "dccl_flower.simulations.some_job"
+    assert outcome.result["module"] == "dccl_flower.simulations.job"
     assert outcome.error == ""
     assert outcome.seconds > 0
 
@@ -105,7 +113,7 @@ def test_every_job_has_a_process_of_its_own(job_of):
 
 def test_what_is_done_is_not_run_again(job_of):
     done, new = job_of("a", "touch $FOLDER/ran; " + DONE), job_of("b", DONE)
-    done.finish({"accuracy": 0.5})
+    leave_result(done)
     outcomes, _ = run(done, new)
     assert outcomes[0] == Outcome(done, {"key": "k", "accuracy": 0.5})
     assert not (done.folder / "ran").exists()
@@ -143,6 +151,16 @@ def test_a_failing_job_tells_its_last_line_and_does_not_stop_the_others(job_of):
     assert outcomes[1].result is not None
     assert told == outcomes
     assert failing.log.read_text().startswith("out\n")
+
+
+def test_the_cause_is_told_with_the_one_log_that_has_it(job_of):
+    said = "echo before; echo 'failed: device 3 died (log: run/flower.log)'; echo leaked; exit 1"
+    outcomes, _ = run(job_of("a", said), job_of("b", "echo 'failed: no data'; exit 1"))
+    assert [outcome.error for outcome in outcomes] == ["device 3 died", "no data"]
+    assert [outcome.failure for outcome in outcomes] == [
+        "device 3 died (log: run/flower.log)",
+        f"no data (log: {outcomes[1].job.folder}/job.log)",
+    ]
 
 
 def test_a_silent_failure_tells_its_code(job_of):
@@ -210,7 +228,7 @@ def test_after_the_block_no_job_starts(job_of):
 
 
 def outcome_of(title, seconds=0.0, error=""):
-    return Outcome(Job(title, "some_job", Path(), "k"), None, error, seconds)
+    return Outcome(Job(title, Path(), "k"), None, error, seconds)
 
 
 def test_progress_estimates_what_is_left_from_what_has_been_run():
@@ -237,16 +255,23 @@ def test_progress_says_when_all_is_done():
     assert lines == ["a: 71.0% (1 left, about 2 min)", "b: 72.0% (all done)"]
 
 
-def test_a_description_is_a_configuration_and_facts_beside_it(tmp_path):
+def test_a_folder_says_what_to_call_on_which_configuration(tmp_path):
     folder = tmp_path / "new" / "job"
-    jobs.describe(folder, "seed: 3\n", kind="central", key="k")
+    job = jobs.make_job("a job", folder, "k", "seed: 3\n", "some.module:function", kind="central")
+    assert job == Job("a job", folder, "k")
     assert (folder / "conf.yaml").read_text() == "seed: 3\n"
-    assert jobs.read_description(folder) == {"kind": "central", "key": "k"}
+    described = {"function": "some.module:function", "key": "k", "kind": "central"}
+    assert json.loads((folder / "job.json").read_text()) == described
 
 
-def test_json_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "result.json"
-    jobs.write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        jobs.write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+@pytest.mark.parametrize("function", [RUN_ARM, RUN_CANDIDATE, PREPARE, *LOOPS.values()])
+def test_what_the_jobs_of_this_package_call_is_there(function):
+    assert callable(pkgutil.resolve_name(function))
+
+
+def test_the_first_failure_is_told_with_the_number_of_others():
+    jobs.raise_failures([])
+    with pytest.raises(RunError, match=r"^a: x$"):
+        jobs.raise_failures(["a: x"])
+    with pytest.raises(RunError, match=r"^a: x, and 2 more failed$"):
+        jobs.raise_failures(["a: x", "b: y", "c: z"])

@@ -7,7 +7,7 @@ import torch
 
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.prepared import code_digest, content_key, prepare, prepared_key
+from dccl_flower.simulations.prepared import code_digest, prepare, prepared_key
 
 TINY = ["pretrain.epochs=1", "distil.epochs=1", "data.train_fraction=0.3"]
 BOTH_PHASES = ["pretrain", "distil"]
@@ -189,13 +189,6 @@ def test_another_seed_is_computed_beside_the_first(cache):
     reused()
     assert reused("seed=1")[1] == BOTH_PHASES
     assert reused()[1] == reused("seed=1")[1] == []
-
-
-def test_a_content_key_is_short_and_changes_with_every_fact():
-    keys = {content_key(1, "a"), content_key("a", 1), content_key("1", "a"), content_key(1, ["a"])}
-    assert len(keys) == 4
-    assert content_key(1, "a") == content_key(1, "a")
-    assert all(len(key) == 16 and int(key, 16) >= 0 for key in keys)
 
 
 def test_a_code_digest_is_of_every_package_named():

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import replace
-from importlib.metadata import version
 
 import pytest
 
@@ -14,8 +12,6 @@ from dccl_flower.simulations.app.results import (
     RoundResult,
     append_round,
     final_scores,
-    machine,
-    versions,
     virtual_seconds,
 )
 
@@ -129,19 +125,6 @@ def test_a_round_by_the_virtual_clock_tells_its_seconds_and_who_did_not_answer(t
 def test_a_round_is_on_disk_as_soon_as_it_is_appended(tmp_path):
     append_round(tmp_path / "rounds.csv", ROUNDS[0])
     assert len((tmp_path / "rounds.csv").read_text().splitlines()) == 2
-
-
-def test_versions_of_python_and_of_the_packages_that_decide_the_numbers():
-    found = versions()
-    assert found["python"] == platform.python_version()
-    assert found["torch"] == version("torch")
-    assert {"dccl-flower", "flwr", "torchvision", "timm", "torch-pruning"} <= found.keys()
-
-
-def test_a_machine_in_one_line(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert machine({"flwr": "1.2", "torch": "3", "ray": "4"}) == "8 cores, torch 3, flwr 1.2"
-    assert machine({}) == "8 cores"
 
 
 @pytest.mark.parametrize("field", ["bytes_down", "bytes_up"])

@@ -6,6 +6,7 @@ from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import (
     gap_closed,
     gap_curves,
+    largest_swing,
     markdown,
     summarise_arms,
 )
@@ -59,6 +60,11 @@ def test_swing_looks_at_the_last_ten_rounds_only():
     late = [0.5 + 0.01 * (place % 2) for place in range(10)]
     results = {("strict", 0): result(0.5, rounds=rounds(0.1, 0.9, *late))}
     assert summarise_arms(results)["strict"]["swing"]["mean"] == pytest.approx(0.01)
+
+
+def test_one_round_has_no_swing():
+    assert largest_swing([0.0, 0.9, *[0.5] * 9, 0.47]) == pytest.approx(0.03)
+    assert largest_swing([0.5]) is None
 
 
 def test_curves_average_gap_and_bytes_over_seeds_by_round():

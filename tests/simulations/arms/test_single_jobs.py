@@ -7,9 +7,10 @@ import json
 import pytest
 
 from dccl_flower.config_loading import dump_conf, load_conf
-from dccl_flower.simulations.arms import job as arm_job
-from dccl_flower.simulations.jobs import describe
-from dccl_flower.simulations.search import job as search_job
+from dccl_flower.simulations.arms.arms import RUN_ARM
+from dccl_flower.simulations.job import run_job
+from dccl_flower.simulations.jobs import make_job
+from dccl_flower.simulations.search.search import RUN_CANDIDATE
 
 SMALL = [
     "data.train_fraction=0.3",
@@ -31,18 +32,19 @@ def cache(tmp_path_factory):
     patch.undo()
 
 
-def run(module, folder, overrides=(), **job):
-    describe(folder, dump_conf(load_conf("digits", [*SMALL, *overrides])), key="k", **job)
-    module.main(folder)
+def run(function, folder, overrides=(), **facts):
+    text = dump_conf(load_conf("digits", [*SMALL, *overrides]))
+    make_job("a job", folder, "k", text, function, **facts)
+    run_job(folder)
     return json.loads((folder / "result.json").read_text())
 
 
 def run_arm(folder, arm, kind, overrides=()):
-    return run(arm_job, folder, overrides, arm=arm, kind=kind)
+    return run(RUN_ARM, folder, overrides, arm=arm, kind=kind)
 
 
 def test_a_candidate_is_scored_by_the_last_rounds_on_images_that_nobody_holds(tmp_path):
-    result = run(search_job, tmp_path, kind="federated")
+    result = run(RUN_CANDIDATE, tmp_path, kind="federated")
     assert result["key"] == "k"
     assert 0 <= result["accuracy"] <= 1
     assert 0 <= result["swing"] <= 1
@@ -51,14 +53,14 @@ def test_a_candidate_is_scored_by_the_last_rounds_on_images_that_nobody_holds(tm
 
 
 def test_the_same_candidate_gives_the_same_numbers(tmp_path):
-    results = [run(search_job, tmp_path / name, kind="federated") for name in "ab"]
+    results = [run(RUN_CANDIDATE, tmp_path / name, kind="federated") for name in "ab"]
     for result in results:
         del result["seconds"]
     assert results[0] == results[1]
 
 
 def test_a_central_candidate_sends_nothing(tmp_path):
-    assert run(search_job, tmp_path, kind="central")["bytes_a_device"] == 0
+    assert run(RUN_CANDIDATE, tmp_path, kind="central")["bytes_a_device"] == 0
 
 
 def test_cloud_submodel_and_mimic_are_scored_as_they_are(tmp_path):

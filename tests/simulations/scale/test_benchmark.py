@@ -143,16 +143,18 @@ def test_a_failure_is_a_row_that_tells_the_cause(monkeypatch, tmp_path):
 
 
 def test_a_job_that_fails_is_a_row_with_its_log(monkeypatch, tmp_path):
-    monkeypatch.setattr(scale, "MODULES", {BARE: "no_such_module"})
+    monkeypatch.setattr(scale, "LOOPS", {BARE: "no_such_module:measure"})
     monkeypatch.setattr(scale.Measurement, "_run_job", no_preparation(Measurement._run_job))
     (row,) = measurement(BARE, tmp_path, "none").rows()
-    assert "No module named" in row["error"]
-    assert "job.log" in row["error"]
+    log = tmp_path / "run" / "measure" / "job.log"
+    cause = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert row["error"] == f"{cause} (log: {log})"
+    assert "Traceback" in log.read_text()
 
 
 def no_preparation(run_job):
-    def run(self, module):
-        return None if module == "scale.prepare" else run_job(self, module)
+    def run(self, function, **facts):
+        return None if function == scale.PREPARE else run_job(self, function, **facts)
 
     return run
 

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from dccl_flower.config import RoundsConf
-from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.jobs import describe
-from dccl_flower.simulations.scale import loops as scale_loops
 from dccl_flower.simulations.scale.loops import loop, take_turn
 
 SMALL = ["devices.per_round=2", "rounds.count=2", "rounds.local_steps=1", "rounds.lr=0.1"]
@@ -79,14 +75,3 @@ def test_the_loop_meters_rounds_with_and_without_the_mimic():
         assert [(cost["turns"], cost["bytes"]) for cost in costs] == [(2, 0), (2, 0)]
         assert all(cost["cpu"] > 0 and cost["wall"] > 0 for cost in costs)
     assert result["rss_mb"] > 50
-
-
-def test_the_process_leaves_its_result_with_the_key_of_the_job(tmp_path, monkeypatch):
-    monkeypatch.setattr(scale_loops, "prepare", lambda experiment, cloud: None)
-    describe(tmp_path, dump_conf(load_conf("digits", SMALL)), key="k")
-    threads = torch.get_num_threads()
-    scale_loops.main(tmp_path)
-    torch.set_num_threads(threads)
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert set(result) == {"key", "rounds", "first_turn_at", "rss_mb"}
-    assert result["key"] == "k"

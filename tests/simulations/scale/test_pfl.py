@@ -60,7 +60,7 @@ def test_pfl_takes_the_same_steps(experiment, monkeypatch):
         return loss(module, images, labels, eval)
 
     monkeypatch.setattr(PflModule, "loss", counted)
-    result = scale_pfl.simulate(experiment)
+    result = scale_pfl.measure(experiment)
     (costs,) = result["rounds"].values()
     assert [cost["turns"] for cost in costs] == [3, 3]
     # One round more is taken beforehand.

@@ -7,7 +7,6 @@ from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.jobs import Outcome
 from dccl_flower.simulations.search import search as search_module
 from dccl_flower.simulations.search.candidates import BASE, CENTRAL, EXEMPLARS, STRICT
-from dccl_flower.simulations.search.job import largest_swing
 from dccl_flower.simulations.search.report import markdown
 from dccl_flower.simulations.search.search import Candidate, Search, num_jobs, two_that_matter
 
@@ -176,8 +175,3 @@ def test_the_report_measures_the_gap_against_the_best_central_candidate(default_
         assert f"## {stage}\n" in text
     # the best central candidate has 0.601, the cloud submodel 0.4, the base 0.5 in a third
     assert "| base | a third | 50.0 | 50 / 50 | 0.50 | 1.0 | 1.00 |" in text
-
-
-def test_swing_of_the_last_ten_rounds():
-    assert largest_swing([0.0, 0.9, *[0.5] * 9, 0.47]) == pytest.approx(0.03)
-    assert largest_swing([0.5]) == 0.0
