@@ -27,9 +27,18 @@ def load_models(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def to_bytes(state: dict[str, Tensor]) -> bytes:
-    """Return a state as safetensors bytes."""
+    """Return a state as safetensors bytes; tensors that share memory come back one by one."""
     return save(_plain(state))
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    """Return the tensors on the CPU, each with memory of its own: the format knows no sharing."""
+    plain: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        if own.untyped_storage().data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        plain[name] = own
+    return plain

@@ -9,7 +9,7 @@ from torch import nn
 
 from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
 from dccl_flower.models.control import NoControl
-from dccl_flower.models.normalisation import standardise_weights, to_group_norm
+from dccl_flower.models.normalisation import NORM_RULES
 from dccl_flower.models.split import slice_co, split_vertically
 from dccl_flower.models.zoo import build_model, check_model
 
@@ -118,8 +118,5 @@ def _co_and_mimic(
 
     co = build(model.co, "co")
     mimic = build(model.mimic if model.mimic.name is not None else model.co, "mimic")
-    if conf.normalisation in ("group", "group_ws"):
-        to_group_norm(co)
-    if conf.normalisation == "group_ws":
-        standardise_weights(co)
+    NORM_RULES[conf.normalisation].apply(co)
     return co, mimic

@@ -88,5 +88,44 @@ def test_parameters_and_transposed_tensors_can_become_bytes():
     assert_same({"model": back}, {"model": {"p": weight, "t": weight.T}})
 
 
+class Tied(nn.Module):
+    """A block under two names, as users tie weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = self.first
+        self.head = nn.Linear(3, 2)
+        self.head.weight = nn.Parameter(self.first.weight[:2].detach())  # a view of a larger one
+
+
+def test_tied_weights_come_back_under_every_name(tmp_path):
+    state = Tied().state_dict()
+    save_models(tmp_path, {"mimic": state})
+    assert_same(load_models(tmp_path), {"mimic": state})
+    back = load(to_bytes(state))
+    assert_same({"model": back}, {"model": state})
+    other = Tied()
+    other.load_state_dict(back)
+    assert torch.equal(other.second.weight, state["first.weight"])
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        {"left": (slice(0, 2), slice(0, 2)), "right": (slice(0, 2), slice(1, 3))},
+        {"part": slice(1, 3), "whole": slice(None)},
+        {"first": slice(0, 1), "second": slice(1, 2)},
+        {"none": slice(0, 0), "again": slice(0, 0)},
+    ],
+)
+def test_views_of_one_larger_tensor_are_saved_as_they_look(views):
+    whole = torch.arange(12.0).view(4, 3)
+    state = {name: whole[part] for name, part in views.items()}
+    back = load(to_bytes(state))
+    assert_same({"model": back}, {"model": state})
+    assert len(to_bytes(state)) < 400  # not the storage behind each view
+
+
 def test_no_tensors_at_all_can_become_bytes():
     assert load(to_bytes({})) == {}

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 import torch
 from timm.layers import StdConv2d
@@ -5,8 +7,14 @@ from torch import nn
 from torch.nn.functional import conv2d, hardswish
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dccl_flower.config import Normalisation
 from dccl_flower.models.frozen import Frozen
-from dccl_flower.models.normalisation import standardise_weights, to_group_norm
+from dccl_flower.models.normalisation import (
+    NORM_RULES,
+    NormRule,
+    standardise_weights,
+    to_group_norm,
+)
 from dccl_flower.models.zoo import build_model
 
 NAMES = ["small_cnn", "torchvision/resnet18", "timm/resnet18", "timm/mobilenetv3_small_050"]
@@ -156,3 +164,27 @@ def test_convolutions_in_frozen_parts_stay(part):
     assert isinstance(model[1][0], StdConv2d)
     assert not any(isinstance(module, StdConv2d) for module in model[0].modules())
     assert model[2] is linear
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("batch", NormRule("batch", pooled=False, groups=False, standardised=False)),
+        ("batch_frozen", NormRule("frozen", pooled=False, groups=False, standardised=False)),
+        ("batch_fused", NormRule("fused", pooled=True, groups=False, standardised=False)),
+        ("batch_mixed", NormRule("mixed", pooled=True, groups=False, standardised=False)),
+        ("group", NormRule("batch", pooled=False, groups=True, standardised=False)),
+        ("group_ws", NormRule("batch", pooled=False, groups=True, standardised=True)),
+    ],
+)
+def test_what_each_normalisation_means(name, rule):
+    assert NORM_RULES[name] == rule
+    model = build_model("small_cnn", 3, 4, False, 0, "test")
+    NORM_RULES[name].apply(model)
+    kinds = {type(module) for module in model.modules()}
+    assert (nn.GroupNorm in kinds, nn.BatchNorm2d in kinds) == (rule.groups, not rule.groups)
+    assert (StdConv2d in kinds) == rule.standardised
+
+
+def test_every_normalisation_of_the_configuration_has_a_rule():
+    assert set(NORM_RULES) == set(get_args(Normalisation))
