@@ -259,12 +259,10 @@ class RuntimeConf:
 
 @dataclass
 class ArmsConf:
-    """What sets the arms of a comparison apart, as ``key=value`` overrides."""
+    """What is compared: ``rows`` of conf/arms or a YAML file, and what an arm or group changes."""
 
-    published: list[str] = field(default_factory=list)
-    strict: list[str] = field(default_factory=list)
-    exemplars: list[str] = field(default_factory=list)
-    central: list[str] = field(default_factory=list)
+    rows: str = "dc_ccl"
+    changes: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -282,6 +280,7 @@ class Conf:
     target_gain: float | None = None
     wire: WireConf = section(WireConf)
     runtime: RuntimeConf = section(RuntimeConf)
+    arms: ArmsConf = section(ArmsConf)
 
     def check(self) -> None:
         """Raise ConfError for values that do not go with one another."""

@@ -43,6 +43,16 @@ def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
     given = {} if given is None else given
     if not isinstance(given, dict):
         raise ConfError(f"{where}: expected a mapping of keys to values")
+    return _laid_over(given, overrides, Path(name_or_path).stem)
+
+
+def with_overrides(conf: Conf, overrides: Sequence[str]) -> Conf:
+    """Return a configuration with more overrides, as if it had been a file: see load_conf."""
+    given = read_yaml("conf", dump_conf(conf))
+    return _laid_over(given, overrides, conf.name)
+
+
+def _laid_over(given: dict[str, Any], overrides: Sequence[str], name: str) -> Conf:
     pairs = [_split(text) for text in overrides]
     own = _method_name(given.get("method"), MethodConf.name)
     chosen = own
@@ -58,7 +68,7 @@ def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
         _lay_over(tree, _layer(kind, key, text, chosen))
     conf: Conf = typed(kind, tree)
     if conf.name == "unnamed":
-        conf.name = Path(name_or_path).stem
+        conf.name = name
     check_conf(conf)
     return conf
 
@@ -108,7 +118,7 @@ def _layer(kind: Any, key: str, text: str, method: str) -> dict[str, Any]:
             raise unknown_key(key, hints(hint), method)
         hint = hints(hint)[part]
     layer: Any = text
-    if is_dataclass(hint) or get_origin(hint) is list:
+    if is_dataclass(hint) or get_origin(hint) in (list, dict):
         layer = read_yaml(key, text)
         if is_dataclass(hint) and isinstance(layer, dict):
             layer = _kept(layer, hint, hint, method, f"{key}.")

@@ -100,8 +100,8 @@ def shown(value: object, length: int = 100) -> str:
 def typed(hint: Any, value: Any, key: str = "") -> Any:
     """Return a value of :func:`read_yaml` as an object of the type that a field has.
 
-    Knows dataclasses, lists, literals, ``X | None``, text, numbers and booleans; a path comes out
-    absolute. Raises ConfError that names the key, the value and what is allowed.
+    Knows dataclasses, lists, mappings, literals, ``X | None``, text, numbers and booleans; a path
+    comes out absolute. Raises ConfError that names the key, the value and what is allowed.
     """
     if is_dataclass(hint):
         return _section(hint, value, key)
@@ -112,6 +112,11 @@ def typed(hint: Any, value: Any, key: str = "") -> Any:
             raise ConfError(f"{key}={shown(value)}: must be a list, as in [a, b]")
         item = get_args(hint)[0]
         return [typed(item, each, f"{key}[{i}]") for i, each in enumerate(value)]
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfError(f"{key}={shown(value)}: must be a mapping")
+        item = get_args(hint)[1]
+        return {str(name): typed(item, each, f"{key}.{name}") for name, each in value.items()}
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             allowed = ", ".join(get_args(hint))

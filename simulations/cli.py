@@ -99,16 +99,17 @@ def arms(
     jobs: int,
     output: Path | None,
 ) -> None:
-    """Compare every arm of the paper on CONF; what is done already is not done again."""
-    from dccl_flower.simulations.arms.arms import arm_conf, parse_arms, parse_seeds
+    """Compare methods and settings on CONF; what is done already is not done again."""
+    from dccl_flower.simulations.arms.arms import arm_conf, load_arms, parse_arms, parse_seeds
 
-    chosen, numbers = parse_arms(names), parse_seeds(seeds)
+    table = load_arms(load_conf(conf, overrides).arms.rows)
+    chosen, numbers = parse_arms(names, table.arms), parse_seeds(seeds)
     for name in chosen:
-        arm_conf(name, conf, overrides, numbers[0])
+        arm_conf(table, name, conf, overrides, numbers[0])
     from dccl_flower.simulations.arms.comparison import run_arms
 
     folder = _comparison_folder(output, f"arms-{Path(conf).stem}")
-    run_arms(conf, overrides, chosen, numbers, folder, jobs, Console(highlight=False))
+    run_arms(table, conf, overrides, chosen, numbers, folder, jobs, Console(highlight=False))
 
 
 @cli.command()
@@ -119,7 +120,7 @@ def arms(
 def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
     load_conf(conf, overrides)
-    from dccl_flower.simulations.arms.comparison import run_search
+    from dccl_flower.simulations.search.run import run_search
 
     folder = _comparison_folder(output, f"search-{Path(conf).stem}")
     run_search(conf, overrides, folder, jobs, Console(highlight=False))

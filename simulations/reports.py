@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from statistics import mean, stdev
+
+from dccl_flower.config_loading import load_conf
 
 PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
 Spread = Mapping[str, float | None]
@@ -16,6 +20,16 @@ Spread = Mapping[str, float | None]
 def report(title: str, command: str, *parts: str) -> str:
     """Return a document: its title, the command that it comes from, and its parts."""
     return "\n\n".join([f"# {title}", f"```bash\n{command}\n```", *parts]) + "\n"
+
+
+def command_line(
+    verb: str, conf_name: str, overrides: Sequence[str], flags: Sequence[str] = ()
+) -> str:
+    """Return the command of a comparison, without this machine's paths."""
+    data_set = Path(load_conf(conf_name, overrides).data.name).name
+    hidden = {"data.path": f"data.path=PATH/TO/{data_set}", "devices.store": ""}
+    shown = dict.fromkeys(hidden.get(each.split("=")[0], each) for each in overrides)
+    return shlex.join(["dccl", verb, conf_name, *(each for each in shown if each), *flags])
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:

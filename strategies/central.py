@@ -8,11 +8,11 @@ of both sides or of the cloud alone; ``cloud_submodel`` and ``mimic`` are ready 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from dccl_flower.config import ConfError, MethodConf
+from dccl_flower.config import MethodConf, section
 from dccl_flower.data.batches import Pair, endless
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.experiment import Experiment
@@ -21,7 +21,7 @@ from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.learning.samples import class_counts
-from dccl_flower.method import DeviceHalf, Method, MethodKind, OnProgress, Round
+from dccl_flower.method import Method, MethodKind, OnProgress, Round
 from dccl_flower.models.build import build_base
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -43,7 +43,7 @@ class CentralMethodConf(MethodConf):
 class CentralConf(DcCclConf):
     """The sections of DC-CCL, whose bounds these are."""
 
-    method: CentralMethodConf = field(default_factory=CentralMethodConf)
+    method: CentralMethodConf = section(CentralMethodConf)
 
 
 class PooledCo(DcCclServer):
@@ -146,12 +146,8 @@ def _server(experiment: Experiment, on_progress: OnProgress) -> Method:
     return prepared
 
 
-def _device(experiment: Experiment) -> DeviceHalf:
-    raise ConfError("method.name=central: runs on no device; leave --in-process to the command")
-
-
 def _check(experiment: Experiment) -> None:
     DC_CCL.check(experiment)
 
 
-CENTRAL = MethodKind(CentralConf, _server, _device, _check)
+CENTRAL = MethodKind(CentralConf, _server, DC_CCL.device, _check)

@@ -8,28 +8,34 @@ server    model ─────────────> each device: train on p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from dccl_flower.config import Conf, CutModelConf
+from dccl_flower.config import Conf, CutModelConf, section
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
 from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Ask, MethodKind, OnProgress, Round
-from dccl_flower.models.build import build_co
+from dccl_flower.models.build import build_base
+from dccl_flower.models.frozen import frozen_names
+from dccl_flower.models.split import slice_co
+from dccl_flower.models.zoo import build_model
 from dccl_flower.strategies.answers import copies_of
 from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train
 
 
 @dataclass
 class FedAvgConf(Conf):
-    """The model is a slice of the base model, as wide as DC-CCL's co-submodel, or one of its own."""
+    """The model is DC-CCL's co-submodel: a slice of the base model, or one of its own.
 
-    model: CutModelConf = field(default_factory=CutModelConf)
+    A shared stem stays whole, and trains as all else does.
+    """
+
+    model: CutModelConf = section(CutModelConf)
 
 
 class FedAvg(ServedAlone):
@@ -59,7 +65,25 @@ def workload_of(experiment: Experiment, model: nn.Module) -> Workload:
 
 
 def _model(experiment: Experiment) -> nn.Module:
-    return build_co(experiment.conf, experiment.images.shape, experiment.images.num_classes)
+    conf, images = conf_of(experiment), experiment.images
+    own = conf.model.co
+    if own.name is not None:
+        channels = images.shape[0]
+        return build_model(own.name, channels, images.num_classes, own.pretrained, conf.seed, "co")
+    base, example = (
+        build_base(conf, images.shape, images.num_classes),
+        torch.zeros(2, *images.shape),
+    )
+    co = slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)
+    for name in frozen_names(co):
+        co.set_submodule(name, co.get_submodule(name).module.requires_grad_(True))
+    return co
+
+
+def conf_of(experiment: Experiment) -> FedAvgConf:
+    """Return the configuration with the sections of FedAvg."""
+    assert isinstance(experiment.conf, FedAvgConf)
+    return experiment.conf
 
 
 def _server(experiment: Experiment, on_progress: OnProgress) -> FedAvg:

@@ -111,7 +111,7 @@ def measure_static(model: nn.Module, batches: Batches, torch_device: torch.devic
 
 
 def scaled(model: nn.Module, share: float) -> nn.Module:
-    """Divide what convolutions give by the share of the width, in training only; return the model."""
+    """Divide what convolutions give by the share, in training only, and return the model."""
     if share != 1 and not getattr(model, "is_scaled", False):
         for module in model.modules():
             if isinstance(module, nn.Conv2d):

@@ -99,24 +99,3 @@ def _group_norm_like(batch_norm: _BatchNorm) -> nn.Module:
     after = [getattr(batch_norm, name, None) for name in ("drop", "act")]
     tail = [module for module in after if isinstance(module, nn.Module)]
     return nn.Sequential(group_norm, *tail) if tail else group_norm
-
-
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class NormRule:
-    late_statistics: str = "batch"
-    pooled: bool = False
-    groups: bool = False
-    standardised: bool = False
-
-
-NORM_RULES = {
-    "batch": NormRule(),
-    "batch_frozen": NormRule("frozen"),
-    "batch_fused": NormRule("fused", True),
-    "batch_mixed": NormRule("mixed", True),
-    "group": NormRule(groups=True),
-    "group_ws": NormRule(groups=True, standardised=True),
-}

@@ -28,20 +28,10 @@ def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
     conf = experiment.conf
     make_folder(folder)
     claim_folder(folder)
-    kind = find_method(conf.method.name)
 
     def rounds_here(method: Method, recorder: Recorder) -> dict[str, int]:
-        half = OnThreads(kind.device(experiment), conf.runtime.threads)
-        with tempfile.TemporaryDirectory(prefix="dccl-devices-") as temporary:
-            engine = InProcess(
-                method,
-                half,
-                roster_of(conf),
-                experiment.device_loader,
-                DeviceStore(conf.devices.store or temporary),
-                CODECS[conf.wire.codec],
-                policy_of(conf),
-            )
+        with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
+            engine = engine_of(experiment, method, store)
             engine.run(conf.rounds.count, recorder)
         return dict(engine.sent)
 
@@ -52,6 +42,21 @@ def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
             raise
         except Exception as error:
             raise RunError(one_line(error)) from error
+
+
+def engine_of(experiment: Experiment, method: Method, store: str) -> InProcess:
+    """Return the devices of an experiment behind a method, all in this process."""
+    conf = experiment.conf
+    half = find_method(conf.method.name).device(experiment)
+    return InProcess(
+        method,
+        OnThreads(half, conf.runtime.threads),
+        roster_of(conf),
+        experiment.device_loader,
+        DeviceStore(conf.devices.store or store),
+        CODECS[conf.wire.codec],
+        policy_of(conf),
+    )
 
 
 class OnThreads:

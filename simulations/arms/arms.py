@@ -1,70 +1,67 @@
-"""``dccl arms``: every arm of the paper on the same data, steps and seeds."""
+"""``dccl arms``: methods and settings on the same data, steps and seeds; an arm is a row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
-from dccl_flower.config_loading import dump_conf, load_conf
-from dccl_flower.files import content_key
+from dccl_flower.config_loading import dump_conf, load_conf, with_overrides
+from dccl_flower.files import code_digest, content_key
 from dccl_flower.simulations.jobs import Job, make_job
-from dccl_flower.simulations.prepared import ALL_CODE, code_digest
+from dccl_flower.typed_yaml import read_named, typed
+
+RUN_ARM = "dccl_flower.simulations.arms.job:run_arm"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Arm:
-    """One row of the comparison: how it is trained, and what it changes in the configuration.
+    """One row of the comparison: what it sets, and the group whose changes it shares.
 
-    ``variant`` names a list of ``arms`` in the configuration. Kinds: ``prepared`` is ready once
-    the cloud is, ``base`` trains the uncut model, ``central`` the co-submodel on pooled data,
-    ``federated`` runs through Flower.
+    ``curve``: its way is drawn over the bytes it takes. ``budget``: no arm may take more steps.
     """
 
     title: str
-    kind: str
-    variant: str = ""
-    overrides: tuple[str, ...] = ()
+    set: list[str] = field(default_factory=list)
+    group: str | None = None
+    curve: bool = False
+    budget: bool = False
 
 
-CENTRAL_M, CLOUD_SUBMODEL = "central-m", "cloud-submodel"
-HEADLINES = ("published", "strict", "exemplars")
-RUN_ARM = "dccl_flower.simulations.arms.job:run_arm"
+@dataclass
+class ArmTable:
+    """The rows, and the arms between which gaps are measured; ``like`` names rows to start from."""
 
-ARMS = {
-    CLOUD_SUBMODEL: Arm("cloud submodel", "prepared"),
-    "mimic": Arm("mimic alone", "prepared"),
-    "cloud-b": Arm("Cloud-B: base model, cloud data", "base"),
-    "central-b": Arm("Central-B: base model, pooled data", "base"),
-    "central-d": Arm(
-        "Central-D: co, pooled data, true logits", "central", "central", ("control=cloud_submodel",)
-    ),
-    CENTRAL_M: Arm("Central-M: co, pooled data, mimic's logits", "central", "central"),
-    "distr-d": Arm(
-        "Distr-D: published rule, true logits",
-        "federated",
-        "published",
-        ("control=cloud_submodel",),
-    ),
-    "no-control": Arm(
-        "no control: published rule, co alone", "federated", "published", ("control=none",)
-    ),
-    "published": Arm("DC-CCL as published", "federated", "published"),
-    "strict": Arm("DC-CCL at its best, strict", "federated", "strict"),
-    "exemplars": Arm("DC-CCL at its best, with exemplars", "federated", "exemplars"),
-}
+    arms: dict[str, Arm]
+    like: str | None = None
+    low: str | None = None
+    high: str | None = None
 
 
-def parse_arms(text: str | None) -> list[str]:
+def load_arms(name_or_path: str) -> ArmTable:
+    """Read rows from conf/arms or a path. Raises ConfError where they are not there or wrong."""
+    where = f"arms.rows={name_or_path}"
+    folder = resources.files("dccl_flower.conf").joinpath("arms")
+    own: ArmTable = typed(ArmTable, read_named(where, name_or_path, folder), where)
+    if own.like is None:
+        return own
+    base = load_arms(own.like)
+    low, high = own.low or base.low, own.high or base.high
+    return ArmTable(base.arms | own.arms, None, low, high)
+
+
+def parse_arms(text: str | None, known: Iterable[str]) -> list[str]:
     """Return the arms named in a comma-separated list, all where there is none.
 
     Raises ConfError for an unknown one.
     """
-    names = list(ARMS) if text is None else [name.strip() for name in text.split(",")]
+    known = list(known)
+    names = known if text is None else [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in ARMS:
-            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {', '.join(ARMS)}")
+        if name not in known:
+            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
@@ -78,56 +75,59 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def arm_conf(name: str, conf_name: str, overrides: Sequence[str], seed: int) -> Conf:
+def arm_conf(
+    table: ArmTable, name: str, conf_name: str, overrides: Sequence[str], seed: int
+) -> Conf:
     """Return the configuration of one arm and seed. Raises ConfError where it is impossible."""
-    arm = ARMS[name]
-    given = [*overrides, f"seed={seed}", "runtime.reuse=true"]
-    variant = getattr(load_conf(conf_name, given).arms, arm.variant) if arm.variant else []
-    conf = load_conf(conf_name, [*given, *variant, *arm.overrides])
-    if name == "exemplars" and conf.exemplars == 0:
-        raise ConfError("arm exemplars: arms.exemplars must set exemplars above 0")
-    if name == "strict" and conf.exemplars > 0:
-        raise ConfError(f"arm strict: exemplars={conf.exemplars}: must be 0")
-    return conf
+    base = load_conf(conf_name, [*overrides, f"seed={seed}", "runtime.reuse=true"])
+    arm, changes = table.arms[name], base.arms.changes
+    if unknown := set(changes) - set(table.arms) - {each.group for each in table.arms.values()}:
+        known = ", ".join(table.arms)
+        raise ConfError(f"arms.changes.{min(unknown)}: no such arm or group; arms are {known}")
+    of_group = changes.get(arm.group or "", [])
+    own = changes.get(name, []) if name != arm.group else []
+    conf = with_overrides(base, [*arm.set, *of_group, *own])
+    return replace(conf, arms=ArmsConf())  # one arm's changes are not another's
 
 
 def arm_jobs(
-    conf_name: str, overrides: Sequence[str], arms: Sequence[str], seeds: Sequence[int], root: Path
+    table: ArmTable,
+    conf_name: str,
+    overrides: Sequence[str],
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    root: Path,
 ) -> dict[tuple[str, int], Job]:
-    """Write every arm's configuration below ``root`` and return the jobs, shared work first.
+    """Write every arm's configuration below ``root`` and return the jobs, the first arm's first.
 
-    Raises ConfError where an arm is impossible, or takes more steps than a central one does.
+    What is prepared once a seed is thus ready for the others. Raises ConfError where an arm is
+    impossible, or takes more steps than one that sets the budget.
     """
-    in_order = sorted(arms, key=list(ARMS).index)
-    shared = [(name, seed) for name in in_order for seed in seeds if ARMS[name].kind == "prepared"]
-    others = [(name, seed) for seed in seeds for name in in_order if ARMS[name].kind != "prepared"]
-    confs = {
-        (name, seed): arm_conf(name, conf_name, overrides, seed) for name, seed in shared + others
-    }
-    _check_steps(confs)
-    return {
-        (name, seed): _job(name, seed, conf, root / "jobs") for (name, seed), conf in confs.items()
-    }
+    first, *others = sorted(arms, key=list(table.arms).index)
+    keys = [(first, seed) for seed in seeds]
+    keys += [(name, seed) for seed in seeds for name in others]
+    confs = {key: arm_conf(table, key[0], conf_name, overrides, key[1]) for key in keys}
+    _check_steps(table, confs)
+    return {key: _job(*key, conf, root / "jobs") for key, conf in confs.items()}
 
 
-def co_steps(conf: Conf) -> int:
-    """Return how many steps each side trains the co-submodel."""
+def steps_of(conf: Conf) -> int:
+    """Return how many steps each side trains."""
     return conf.rounds.count * conf.rounds.local_steps
 
 
 def _job(name: str, seed: int, conf: Conf, root: Path) -> Job:
-    text = dump_conf(replace(conf, arms=ArmsConf()))  # one arm's changes are not another's
-    key = content_key(code_digest(*ALL_CODE), name, text)
+    text = dump_conf(conf)
+    key = content_key(code_digest(), name, text)
     folder = root / f"{name}-seed{seed}-{key}"
-    facts = {"arm": name, "kind": ARMS[name].kind}
-    return make_job(f"{name}, seed {seed}", folder, key, text, RUN_ARM, **facts)
+    return make_job(f"{name}, seed {seed}", folder, key, text, RUN_ARM, arm=name)
 
 
-def _check_steps(confs: dict[tuple[str, int], Conf]) -> None:
-    central = [co_steps(c) for (name, _), c in confs.items() if ARMS[name].kind == "central"]
+def _check_steps(table: ArmTable, confs: Mapping[tuple[str, int], Conf]) -> None:
+    budgets = [steps_of(conf) for (name, _), conf in confs.items() if table.arms[name].budget]
     for (name, _), conf in confs.items():
-        if central and ARMS[name].kind == "federated" and co_steps(conf) > min(central):
+        if budgets and steps_of(conf) > min(budgets):
             raise ConfError(
-                f"arm {name}: {co_steps(conf)} steps are more than the {min(central)} of the "
-                "central arms; set rounds.count or rounds.local_steps in arms.central"
+                f"arm {name}: {steps_of(conf)} steps are more than the {min(budgets)} of the arms "
+                "that set the budget; set rounds.count or rounds.local_steps in arms.changes"
             )

@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dccl_flower.simulations.arms.arms import ARMS
-
-BARS = (
-    ("all classes", "accuracy", "C0"),
-    ("cloud classes", "accuracy_cloud_classes", "C2"),
-    ("device classes", "accuracy_device_classes", "C3"),
-)
+from dccl_flower.simulations.arms.report import Comparison, Curves
 
 
-def plot_arms(summary: Mapping[str, Any], title: str, path: Path) -> None:
-    """Draw each arm's accuracies over all and over each side's classes, with their deviation."""
-    rows = list(summary.values())[::-1]
+def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
+    """Draw each arm's scores of the first one's kind, with their deviation."""
+    stem = comparison.scores[0].split("_")[0]
+    bars = [name for name in comparison.scores if name.split("_")[0] == stem]
+    rows = list(comparison.summary().values())[::-1]
     figure = Figure(figsize=(9, 1.2 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    height = 0.8 / len(BARS)
-    for place, (label, key, colour) in enumerate(BARS):
-        centres = [row + height * (1 - place) for row in range(len(rows))]
-        means = [row[key]["mean"] for row in rows]
-        spreads = [row[key]["std"] or 0.0 for row in rows]
-        axes.barh(centres, means, height, xerr=spreads, color=colour, label=label, capsize=2)
+    height = 0.8 / len(bars)
+    for place, key in enumerate(bars):
+        shift = height * ((len(bars) - 1) / 2 - place)
+        held = [(at, row[key]) for at, row in enumerate(rows) if row[key]["mean"] is not None]
+        means = [each["mean"] for _, each in held]
+        spreads = [each["std"] or 0.0 for _, each in held]
+        centres = [at + shift for at, _ in held]
+        label = key.replace("_", " ")
+        axes.barh(centres, means, height, xerr=spreads, color=f"C{place}", label=label, capsize=2)
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=9)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel("test accuracy")
+    axes.set_xlabel(f"test {stem}")
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
     figure.suptitle(title)
-    figure.legend(loc="outside lower center", ncols=len(BARS), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9)
     figure.savefig(path, dpi=150)
 
 
-def plot_bytes(
-    curves: Mapping[str, list[tuple[float, float, float]]], title: str, path: Path
-) -> None:
+def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -> None:
     """Draw gap closed over the bytes a device has sent and received, with bands of deviation."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
+    arms = comparison.arms
     for place, (name, points) in enumerate(curves.items()):
         sent = [each / 1e6 for each, _, _ in points]
         low = [gap - spread for _, gap, spread in points]
         high = [gap + spread for _, gap, spread in points]
-        axes.plot(sent, [gap for _, gap, _ in points], color=f"C{place}", label=ARMS[name].title)
+        gaps = [gap for _, gap, _ in points]
+        axes.plot(sent, gaps, color=f"C{place}", label=arms.arms[name].title)
         axes.fill_between(sent, low, high, color=f"C{place}", alpha=0.2, linewidth=0)
-    axes.axhline(1, color="0.3", linestyle="--", linewidth=1.2, label="Central-M")
-    axes.axhline(0, color="0.3", linestyle=":", linewidth=1.2, label="cloud submodel alone")
+    ends: Sequence[tuple[float, str | None, str]] = ((1, arms.high, "--"), (0, arms.low, ":"))
+    for level, arm, style in ends:
+        label = arms.arms[arm or ""].title
+        axes.axhline(level, color="0.3", linestyle=style, linewidth=1.2, label=label)
     axes.set_xlabel("MB a device, down and up")
     axes.set_ylabel("gap closed")
     axes.set_ylim(-0.6, 1.2)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any
 
-from dccl_flower.simulations.arms.arms import ARMS, CENTRAL_M, CLOUD_SUBMODEL, HEADLINES
+from dccl_flower.simulations.arms.arms import ArmTable
 from dccl_flower.simulations.reports import (
     cell,
     machine,
@@ -19,130 +19,137 @@ from dccl_flower.simulations.reports import (
 )
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
+Curves = dict[str, list[tuple[float, float, float]]]
 MILESTONES = (0.5, 0.8, 0.9)
 SWING_ROUNDS = 10
 
-# Heading, key of a row, factor, format.
-COLUMNS = (
-    ("accuracy, %", "accuracy", 100, ".1f"),
-    ("cloud classes, %", "accuracy_cloud_classes", 100, ".1f"),
-    ("device classes, %", "accuracy_device_classes", 100, ".1f"),
+# What a comparison adds to the scores: heading, key of a row, factor, format.
+COSTS = (
     ("gap closed", "gap_closed", 1, ".2f"),
-    ("plug-in gap, points", "plug_in_gap", 100, "+.1f"),
     ("swing, points", "swing", 100, ".1f"),
     ("MB a device", "bytes_a_device", 1e-6, ".2f"),
     ("seconds", "seconds", 1, ".0f"),
 )
-FIDELITY_COLUMNS = (
-    ("logit MSE", "logit_mse", 1, ".2f"),
-    ("top-1 agreement, %", "agreement", 100, ".1f"),
-    ("KL, nats", "kl", 1, ".2f"),
-)
 
 
-def summarise_arms(results: Results) -> dict[str, Any]:
-    """Return for every arm each value by seed, its mean, and its sample standard deviation.
+class Comparison:
+    """Results by arm and seed, and what follows from them.
 
-    ``gap_closed`` is (arm - cloud submodel) / (Central-M - cloud submodel) of the same seed, null
-    where one of them is missing. ``swing`` is the largest change of accuracy from one round to the
-    next among the last ten.
+    A score's gap closed is (arm - low) / (high - low) of the first score and the same seed, None
+    where one of the two is missing. A swing is the largest change of the first score from one round
+    to the next among the last ten.
     """
-    names = [name for name in ARMS if any(arm == name for arm, _ in results)]
-    return {name: _summarise_arm(name, results) for name in names}
+
+    def __init__(self, arms: ArmTable, results: Results) -> None:
+        self.arms = arms
+        self.results = results
+        self.names = [name for name in arms.arms if any(arm == name for arm, _ in results)]
+        scores = (name for result in results.values() for name in result["scores"])
+        self.scores = list(dict.fromkeys(scores))
+
+    def summary(self) -> dict[str, Any]:
+        """Return for every arm each value by seed, its mean, and its sample standard deviation."""
+        return {name: self._summary(name) for name in self.names}
+
+    def gap_closed(self, score: float, seed: int) -> float | None:
+        """Return which share of the way from the low arm to the high one a score lies at."""
+        ends = [self.results.get((arm or "", seed)) for arm in (self.arms.low, self.arms.high)]
+        if any(end is None for end in ends):
+            return None
+        low, high = (end["scores"][self.scores[0]] for end in ends if end is not None)
+        return None if low == high else float((score - low) / (high - low))
+
+    def curves(self) -> Curves:
+        """Return (bytes a device, mean gap closed, deviation) by round for the arms drawn so."""
+        curves = {}
+        for name in (name for name in self.names if self.arms.arms[name].curve):
+            points = []
+            for each in zip(*self._ways(name), strict=False):
+                sent, values = zip(*each, strict=True)
+                deviation = stdev(values) if len(values) > 1 else 0.0
+                points.append((mean(sent), mean(values), deviation))
+            if points:
+                curves[name] = points
+        return curves
+
+    def _ways(self, name: str) -> list[list[tuple[float, float]]]:
+        ways = []
+        for (arm, seed), result in self.results.items():
+            if arm == name:
+                rounds = result["rounds"]
+                gaps = [self.gap_closed(each[self.scores[0]], seed) for each in rounds]
+                known = [gap for gap in gaps if gap is not None]
+                if known and len(known) == len(gaps):
+                    sent = [each["bytes_a_device"] for each in rounds]
+                    ways.append(list(zip(sent, known, strict=True)))
+        return ways
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        first, rows = self.scores[0], {}
+        for (arm, seed), result in sorted(self.results.items()):
+            if arm == name:
+                scores = result["scores"]
+                swing = largest_swing([each[first] for each in result["rounds"]])
+                gap = self.gap_closed(scores[first], seed)
+                rows[seed] = {**result, **scores, "gap_closed": gap, "swing": swing}
+        summary: dict[str, Any] = {"title": self.arms.arms[name].title}
+        for key in (*self.scores, *(key for _, key, _, _ in COSTS)):
+            values = {seed: row.get(key) for seed, row in rows.items()}
+            summary[key] = {"seeds": values, **spread(values.values())}
+        return summary
 
 
-def gap_closed(accuracy: float, seed: int, results: Results) -> float | None:
-    """Return which share of the way from the cloud submodel to Central-M an accuracy lies at."""
-    low, high = (results.get((name, seed)) for name in (CLOUD_SUBMODEL, CENTRAL_M))
-    if low is None or high is None or high["accuracy"] == low["accuracy"]:
-        return None
-    return float((accuracy - low["accuracy"]) / (high["accuracy"] - low["accuracy"]))
-
-
-def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
-    """Return (bytes a device, mean gap closed, deviation) by round for the headline arms."""
-    curves = {}
-    for name in HEADLINES:
-        by_seed = []
-        for (arm, seed), result in results.items():
-            gaps = [gap_closed(r["accuracy"], seed, results) for r in result.get("rounds", [])]
-            if arm == name and gaps and None not in gaps:
-                sent = [each["bytes_a_device"] for each in result["rounds"]]
-                by_seed.append(list(zip(sent, gaps, strict=True)))
-        points = []
-        for each in zip(*by_seed, strict=False):
-            sent, values = zip(*each, strict=True)
-            deviation = stdev(values) if len(values) > 1 else 0.0
-            points.append((mean(sent), mean(values), deviation))
-        if points:
-            curves[name] = points
-    return curves
-
-
-def largest_swing(accuracies: Sequence[float]) -> float | None:
+def largest_swing(scores: Sequence[float]) -> float | None:
     """Return the largest change from one of the last rounds to the next, None without rounds."""
-    late = accuracies[-SWING_ROUNDS:]
+    late = scores[-SWING_ROUNDS:]
     return max((abs(b - a) for a, b in pairwise(late)), default=None)
 
 
-def markdown(summary: Mapping[str, Any], results: Results, title: str, command: str) -> str:
-    """Return the tables: all arms, gap closed against bytes, and the mimic's fidelity."""
-    seeds = sorted({seed for _, seed in results})
-    found = next(iter(results.values())).get("versions", {})
-    parts = [f"Test set, {of_seeds(seeds)}; {machine(found)}.", _arms_table(summary)]
-    if curves := gap_curves(results):
-        parts += ["MB a device until the mean gap closed reaches", _bytes_table(curves)]
-    if fidelity := _fidelity_table(results):
-        parts += [
-            "Mimic against cloud submodel on the test images of each side's classes",
-            fidelity,
-        ]
+def markdown(comparison: Comparison, title: str, command: str) -> str:
+    """Return the tables: all arms, gap closed against bytes, and what references tell beside."""
+    seeds = sorted({seed for _, seed in comparison.results})
+    found = next(iter(comparison.results.values()))["versions"]
+    parts = [f"Test set, {of_seeds(seeds)}; {machine(found)}.", _arms_table(comparison)]
+    if curves := comparison.curves():
+        parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison, curves)]
+    if others := _reference_table(comparison):
+        parts += ["What else is known of the models that scores are held against", others]
     return report(title, command, *parts)
 
 
-def _summarise_arm(name: str, results: Results) -> dict[str, Any]:
-    rows = {}
-    for (arm, seed), result in results.items():
-        if arm == name:
-            swing = largest_swing([r["accuracy"] for r in result.get("rounds", [])])
-            gap = gap_closed(result["accuracy"], seed, results)
-            rows[seed] = {**result, "gap_closed": gap, "swing": swing}
-    summary: dict[str, Any] = {"title": ARMS[name].title}
-    for _, key, _, _ in COLUMNS:
-        values = {seed: row.get(key) for seed, row in sorted(rows.items())}
-        summary[key] = {"seeds": values, **spread(values.values())}
-    return summary
+def heading(score: str) -> str:
+    """Return a score's name as tables have it."""
+    return f"{score.replace('_', ' ')}, %"
 
 
-def _arms_table(summary: Mapping[str, Any]) -> str:
+def _arms_table(comparison: Comparison) -> str:
+    columns = [(heading(name), name, 100.0, ".1f") for name in comparison.scores] + list(COSTS)
     rows = (
-        [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in COLUMNS)]
-        for row in summary.values()
+        [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in columns)]
+        for row in comparison.summary().values()
     )
-    return table(["arm", *(heading for heading, *_ in COLUMNS)], rows)
+    return table(["arm", *(title for title, *_ in columns)], rows)
 
 
-def _bytes_table(curves: Mapping[str, list[tuple[float, float, float]]]) -> str:
+def _bytes_table(comparison: Comparison, curves: Curves) -> str:
     rows = []
     for name, points in curves.items():
         sent, gap, _ = points[-1]
         reached = [next((s for s, g, _ in points if g >= least), None) for least in MILESTONES]
         megabytes = (None if each is None else each / 1e6 for each in (*reached, sent))
         cells = (cell(value, ".2f") for value in (*megabytes, gap))
-        rows.append([ARMS[name].title, *cells])
+        rows.append([comparison.arms.arms[name].title, *cells])
     return table(["arm", *map(str, MILESTONES), "in all", "gap closed"], rows)
 
 
-def _fidelity_table(results: Results) -> str:
-    found = [r["mimic_fidelity"] for (arm, _), r in results.items() if arm == "mimic"]
-    if not found:
-        return ""
+def _reference_table(comparison: Comparison) -> str:
+    """Return the references' scores that no arm has, over the seeds of the first arm with any."""
+    name = next((arm for (arm, _), r in comparison.results.items() if r["references"]), None)
+    found = [r["references"] for (arm, _), r in comparison.results.items() if arm == name]
     rows = []
-    for side in ("cloud", "device"):
-        fidelities = [each[f"{side}_classes"] for each in found]
-        cells = (
-            spread_cell(spread(each[key] for each in fidelities), style, factor)
-            for _, key, factor, style in FIDELITY_COLUMNS
-        )
-        rows.append([side, *cells])
-    return table(["classes", *(heading for heading, *_ in FIDELITY_COLUMNS)], rows)
+    for model, scores in (found[0] if found else {}).items():
+        for score in (each for each in scores if each not in comparison.scores):
+            value = spread(each[model][score] for each in found)
+            label = f"{model.replace('_', ' ')}: {score.replace('_', ' ')}"
+            rows.append([label, spread_cell(value, ".2f")])
+    return table(["", "value"], rows) if rows else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dccl_flower.config import Conf
-from dccl_flower.config_loading import absolute_paths, dump_conf
+from dccl_flower.config_loading import dump_conf
 from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import JobRunner, Outcome, make_job, raise_failures
@@ -57,7 +57,7 @@ def run_scale(
     choose_port(port)
     todo = {case: case_conf(case, conf_name, overrides, settings) for case in cases(settings)}
     for conf in todo.values():
-        open_experiment(absolute_paths(conf))
+        open_experiment(conf)
     report = Report(folder, shlex.join(_command(conf_name, overrides, settings)))
     with signals_as_interrupts(), ScaleDisplay(len(todo)) as display:
         try:

@@ -21,11 +21,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import Conf, RoundsConf
+from dccl_flower.flower.device_app import Arrays
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.app.run_folder import claim_folder
 from dccl_flower.simulations.experiment import cached_experiment
 from dccl_flower.simulations.scale.workload import co_submodel, device_samples, sgd
-from dccl_flower.strategies.dc_ccl.device import Arrays
 
 FIRST_TURN = "first_turn"
 server_app = ServerApp()

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import RoundsConf
-from dccl_flower.simulations.experiment import Experiment
-from dccl_flower.simulations.jobs import note
-from dccl_flower.simulations.prepared import prepared_cloud
+from dccl_flower.experiment import Experiment
+from dccl_flower.method import Method, find_method
+from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
     co_submodel,
@@ -30,15 +30,24 @@ Samples = tuple[Tensor, Tensor]
 
 
 def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
-    """Leave cloud submodel and mimic in the cache."""
-    prepared_cloud(experiment, note)
+    """Leave what the method prepares in the cache."""
+    _prepared(experiment)
     return {}
 
 
 def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     """Take the turns and return what they cost; the mimic is taken from the cache."""
-    cloud = prepared_cloud(experiment, note)
-    return loop(experiment, cloud.mimic.eval().requires_grad_(False))
+    conf, images = experiment.conf, experiment.images
+    _, mimic = build_device_modules(conf, images.shape, images.num_classes)
+    method = _prepared(experiment)
+    mimic.load_state_dict(method.state_dict(method.initial_state())["mimic"])
+    return loop(experiment, mimic.eval().requires_grad_(False))
+
+
+def _prepared(experiment: Experiment) -> Method:
+    method = find_method(experiment.conf.method.name).server(experiment, lambda *_: None)
+    method.prepare()
+    return method
 
 
 def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:

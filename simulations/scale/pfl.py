@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.simulations.experiment import Experiment
+from dccl_flower.experiment import Experiment
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
     co_submodel,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dccl_flower.config import (
-    ArmsConf,
     Conf,
     ConfError,
     DistilConf,
@@ -34,7 +33,6 @@ class DcCclConf(Conf):
     head_tuning: Literal["none", "federated"] = "none"
     exemplars: int = bound(0, at_least=0)
     exemplar_choice: Literal["random", "herded"] = "random"
-    arms: ArmsConf = section(ArmsConf)
 
     def check(self) -> None:
         """Raise ConfError for values that do not go with one another."""

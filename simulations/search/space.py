@@ -1,0 +1,106 @@
+"""What a search tries, read from conf/search, and how changes go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+from dccl_flower.config import ConfError
+from dccl_flower.typed_yaml import read_named, typed
+
+BOUND, FEDERATED = "bound", "federated"
+Changes = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Changes of the base by name, and the stage that thought of it."""
+
+    stage: str
+    changes: tuple[str, ...]
+    overrides: tuple[str, ...]
+    kind: str = FEDERATED
+
+    @property
+    def name(self) -> str:
+        """The changes in words."""
+        return " + ".join(self.changes) or "base"
+
+
+@dataclass
+class Space:
+    """The base, changes of it as overrides by name, and settings that bound what can be reached.
+
+    ``samples_down`` are changes that send the cloud's samples to devices, which not everybody may.
+    In ``bounds``, ``{twice}`` and ``{half}`` stand for such multiples of the configuration's rate.
+    """
+
+    base: list[str]
+    changes: Changes
+    samples_down: Changes = field(default_factory=dict)
+    bounds: Changes = field(default_factory=dict)
+
+    @property
+    def pool(self) -> Changes:
+        """All changes."""
+        return self.changes | self.samples_down
+
+    def is_strict(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate sends no sample down."""
+        return not any(change in self.samples_down for change in candidate.changes)
+
+    def grown(
+        self, stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]
+    ) -> list[Candidate]:
+        """Return each base with each change that adds to it, every combination once."""
+        combinations = {
+            frozenset({*base, name}): (*base, name)
+            for base in bases
+            for name in names
+            if self.adds(name, base)
+        }
+        return [self.candidate(stage, changes) for changes in combinations.values()]
+
+    def unions(self, stage: str, best: Sequence[Candidate]) -> list[Candidate]:
+        """Return the first candidate joined with the second, the third, and both."""
+        grown: dict[frozenset[str], Candidate] = {}
+        for others in ([1], [2], [1, 2]):
+            picked = [best[0], *(best[place] for place in others if place < len(best))]
+            changes = tuple(dict.fromkeys(change for c in picked for change in c.changes))
+            joined = self.candidate(stage, changes)
+            if not self._clash(changes):
+                grown.setdefault(frozenset(joined.overrides), joined)
+        grown.pop(frozenset(best[0].overrides), None)
+        return list(grown.values())
+
+    def candidate(self, stage: str, changes: tuple[str, ...]) -> Candidate:
+        """Return a candidate of changes by name."""
+        pool = self.pool
+        return Candidate(stage, changes, tuple(o for change in changes for o in pool[change]))
+
+    def adds(self, name: str, base: Sequence[str]) -> bool:
+        """Tell whether a change goes with others, adds to them, and has none of them in it."""
+        own = set(self.pool[name])
+        others = [set(self.pool[change]) for change in base]
+        has_more = not own <= set().union(*others)
+        return has_more and not any(e <= own for e in others) and not self._clash([*base, name])
+
+    def _clash(self, changes: Sequence[str]) -> bool:
+        """Tell whether two changes set the same key to different values."""
+        chosen: dict[str, str] = {}
+        for change in changes:
+            for override in self.pool[change]:
+                key, value = override.split("=")
+                if chosen.setdefault(key, value) != value:
+                    return True
+        return False
+
+
+def load_space(method: str) -> Space:
+    """Read what is tried for a method. Raises ConfError where nothing is known of it."""
+    folder = resources.files("dccl_flower.conf").joinpath("search")
+    if not folder.joinpath(f"{method}.yaml").is_file():
+        raise ConfError(f"method.name={method}: there is no conf/search/{method}.yaml to search by")
+    space: Space = typed(Space, read_named(f"search {method}", method, folder), "search")
+    return space
