@@ -71,11 +71,7 @@ def train_controlled(
     of the other side's batch statistics, for ``mixed`` ones.
     """
     trainable = {name: p for name, p in co.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(
-        trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    for name, buffer in (momentum or {}).items():
-        optimizer.state[trainable[name]]["momentum_buffer"] = buffer.to(device)
+    optimizer = _optimizer(trainable, recipe, momentum or {}, device)
     control.eval()
     train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
@@ -85,10 +81,7 @@ def train_controlled(
             logits = training_logits(co, images) + _control_logits(control, images, known)
             step_loss = loss(logits, labels)
             if logits.requires_grad:
-                _backward(step_loss, optimizer, trainable, correction or {})
-                if recipe.max_grad_norm > 0:
-                    torch.nn.utils.clip_grad_norm_(trainable.values(), recipe.max_grad_norm)
-                optimizer.step()
+                _step(step_loss, optimizer, trainable, correction or {}, recipe.max_grad_norm)
             total += step_loss.item() * len(labels)
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
@@ -98,6 +91,20 @@ def train_controlled(
                 momentum[name] = held["momentum_buffer"].cpu().clone()
     co.eval()
     return total / seen, correct / seen
+
+
+def _optimizer(
+    trainable: dict[str, nn.Parameter],
+    recipe: LocalRecipe,
+    momentum: dict[str, Tensor],
+    device: torch.device | str,
+) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    for name, buffer in momentum.items():
+        optimizer.state[trainable[name]]["momentum_buffer"] = buffer.to(device)
+    return optimizer
 
 
 def _parts(
@@ -114,18 +121,22 @@ def _control_logits(control: nn.Module, images: Tensor, known: Tensor | None) ->
     return control(images) if known is None else known
 
 
-def _backward(
+def _step(
     loss: Tensor,
     optimizer: torch.optim.Optimizer,
     trainable: dict[str, nn.Parameter],
     correction: dict[str, Tensor],
+    max_grad_norm: float,
 ) -> None:
-    """Set the gradients of the trainable parameters, corrected."""
+    """Step along the gradients, corrected and then clipped."""
     optimizer.zero_grad()
     loss.backward()
     for name, tensor in correction.items():
         if name in trainable and (gradient := trainable[name].grad) is not None:
             gradient.add_(tensor.to(gradient.device))
+    if max_grad_norm > 0:
+        torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm)
+    optimizer.step()
 
 
 @contextmanager
