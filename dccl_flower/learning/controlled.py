@@ -28,6 +28,7 @@ from dccl_flower.models.frozen import train_mode
 
 STATISTICS = ("batch", "frozen", "fused", "mixed")
 MEASURED = ("fused", "mixed")
+BUFFER = "momentum_buffer"  # as torch calls it
 NOBODY = OtherSide({}, 1.0)
 
 
@@ -63,12 +64,11 @@ def train_controlled(
 ) -> tuple[float, float]:
     """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
 
-    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known;
-    anything else is a ValueError. One image that batch norms cannot train on is no step, and is
-    scored in eval mode.
+    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known. One
+    image that batch norms cannot train on is no step, and is scored in eval mode.
     ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
     buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
-    of the other side's batch statistics, for ``mixed`` ones.
+    of the other side's batch statistics. Raises ValueError for a batch of another form.
     """
     trainable = {name: p for name, p in co.named_parameters() if p.requires_grad}
     optimizer = _optimizer(trainable, recipe, momentum or {}, device)
@@ -86,9 +86,8 @@ def train_controlled(
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
     if momentum is not None and recipe.momentum > 0:
-        for name, parameter in trainable.items():
-            if "momentum_buffer" in (held := optimizer.state[parameter]):
-                momentum[name] = held["momentum_buffer"].cpu().clone()
+        held = {name: optimizer.state[parameter] for name, parameter in trainable.items()}
+        momentum |= {n: h[BUFFER].cpu().clone() for n, h in held.items() if BUFFER in h}
     co.eval()
     return total / seen, correct / seen
 
@@ -103,7 +102,7 @@ def _optimizer(
         trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     for name, buffer in momentum.items():
-        optimizer.state[trainable[name]]["momentum_buffer"] = buffer.to(device)
+        optimizer.state[trainable[name]][BUFFER] = buffer.to(device)
     return optimizer
 
 
