@@ -128,7 +128,7 @@ def _load_splits(conf: DataConf) -> DatasetDict:
 
 def _filled_files(path: str) -> dict[str, list[str]]:
     """Return the files of each split that hold rows, as patterns that stand for themselves."""
-    from pyarrow.parquet import read_metadata
+    from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
     found = {}
     for split, files in parquet_files(path).items():

@@ -69,6 +69,17 @@ def split_sides(
     if conf.by == "fraction":
         chosen = draw.permutation(rows)[: round(len(rows) * conf.device_fraction)]
         return Sides(np.setdiff1d(rows, chosen), np.sort(chosen), classes, classes)
+    return _sides_by_classes(labels, inside, outside, conf, draw)
+
+
+def _sides_by_classes(
+    labels: np.ndarray,
+    inside: np.ndarray,
+    outside: np.ndarray,
+    conf: SplitConf,
+    draw: np.random.Generator,
+) -> Sides:
+    """Return the sides where ``inside`` may go to the devices and ``outside`` to the cloud."""
     own = inside[np.isin(labels[inside], conf.device_classes)]
     mixed_in = _draw_mix(labels, inside, conf, round(len(own) * conf.mix), draw)
     kept = draw.choice(own, len(own) - len(mixed_in), replace=False)

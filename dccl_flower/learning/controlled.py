@@ -28,6 +28,7 @@ from dccl_flower.models.frozen import train_mode
 
 STATISTICS = ("batch", "frozen", "fused", "mixed")
 MEASURED = ("fused", "mixed")
+BUFFER = "momentum_buffer"  # as torch calls it
 NOBODY = OtherSide({}, 1.0)
 
 
@@ -63,19 +64,14 @@ def train_controlled(
 ) -> tuple[float, float]:
     """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
 
-    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known;
-    anything else is a ValueError. One image that batch norms cannot train on is no step, and is
-    scored in eval mode.
+    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known. One
+    image that batch norms cannot train on is no step, and is scored in eval mode.
     ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
     buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
-    of the other side's batch statistics, for ``mixed`` ones.
+    of the other side's batch statistics. Raises ValueError for a batch of another form.
     """
     trainable = {name: p for name, p in co.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.SGD(
-        trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
-    for name, buffer in (momentum or {}).items():
-        optimizer.state[trainable[name]]["momentum_buffer"] = buffer.to(device)
+    optimizer = _optimizer(trainable, recipe, momentum or {}, device)
     control.eval()
     train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
@@ -85,19 +81,29 @@ def train_controlled(
             logits = training_logits(co, images) + _control_logits(control, images, known)
             step_loss = loss(logits, labels)
             if logits.requires_grad:
-                _backward(step_loss, optimizer, trainable, correction or {})
-                if recipe.max_grad_norm > 0:
-                    torch.nn.utils.clip_grad_norm_(trainable.values(), recipe.max_grad_norm)
-                optimizer.step()
+                _step(step_loss, optimizer, trainable, correction or {}, recipe.max_grad_norm)
             total += step_loss.item() * len(labels)
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
     if momentum is not None and recipe.momentum > 0:
-        for name, parameter in trainable.items():
-            if "momentum_buffer" in (held := optimizer.state[parameter]):
-                momentum[name] = held["momentum_buffer"].cpu().clone()
+        held = {name: optimizer.state[parameter] for name, parameter in trainable.items()}
+        momentum |= {n: h[BUFFER].cpu().clone() for n, h in held.items() if BUFFER in h}
     co.eval()
     return total / seen, correct / seen
+
+
+def _optimizer(
+    trainable: dict[str, nn.Parameter],
+    recipe: LocalRecipe,
+    momentum: dict[str, Tensor],
+    device: torch.device | str,
+) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    for name, buffer in momentum.items():
+        optimizer.state[trainable[name]][BUFFER] = buffer.to(device)
+    return optimizer
 
 
 def _parts(
@@ -114,18 +120,22 @@ def _control_logits(control: nn.Module, images: Tensor, known: Tensor | None) ->
     return control(images) if known is None else known
 
 
-def _backward(
+def _step(
     loss: Tensor,
     optimizer: torch.optim.Optimizer,
     trainable: dict[str, nn.Parameter],
     correction: dict[str, Tensor],
+    max_grad_norm: float,
 ) -> None:
-    """Set the gradients of the trainable parameters, corrected."""
+    """Step along the gradients, corrected and then clipped."""
     optimizer.zero_grad()
     loss.backward()
     for name, tensor in correction.items():
         if name in trainable and (gradient := trainable[name].grad) is not None:
             gradient.add_(tensor.to(gradient.device))
+    if max_grad_norm > 0:
+        torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm)
+    optimizer.step()
 
 
 @contextmanager
