@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import RoundsConf, TwoSidedRoundsConf
 from dccl_flower.data.batches import Pair, pair_of
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
@@ -163,14 +163,21 @@ def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int
     return base
 
 
-def round_recipe(rounds: RoundsConf, server_round: int, statistics: str = "batch") -> LocalRecipe:
-    """Return what each side does in a round; batch statistics serve for their share of rounds."""
-    is_late = server_round > rounds.freeze_statistics_after * rounds.count
+def round_recipe(
+    rounds: RoundsConf, server_round: int, statistics: str = "batch"
+) -> LocalRecipe:
+    """Return what each side does in a round whose batch norms work with these ``statistics``."""
     return LocalRecipe(
         steps=rounds.local_steps,
         lr=learning_rate(rounds.lr_schedule, rounds.lr, server_round, rounds.count),
         momentum=rounds.momentum,
         weight_decay=rounds.weight_decay,
-        statistics=statistics if is_late else "batch",
+        statistics=statistics,
         max_grad_norm=rounds.max_grad_norm,
     )
+
+
+def late_statistics(rounds: TwoSidedRoundsConf, server_round: int, statistics: str) -> str:
+    """Return ``statistics`` once those of the batch have served for their share of the rounds."""
+    is_late = server_round > rounds.freeze_statistics_after * rounds.count
+    return statistics if is_late else "batch"

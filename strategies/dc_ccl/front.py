@@ -32,7 +32,7 @@ class DcCcl(Rounds):
     The cloud pretrains and distils on the first round unless it is prepared already.
     ``num_devices`` logical devices are shared out to the nodes; ``num_nodes`` says how many nodes
     to wait for (a simulation knows). With a ``fleet`` devices are of tiers, and a virtual clock
-    says who answers in time under ``rules``. ``codec`` is ``fp32``, ``fp16``, ``int8`` or ``named``.
+    says who answers in time under ``rules``. ``codec``: ``fp32``, ``fp16``, ``int8``, ``named``.
     ``devices_per_node`` lets a message speak to several devices of a node. ``seed`` fixes the
     cohorts and every draw of a device. All other options are those of :class:`Settings`. Raises
     AggregationError where less than ``rounds.min_replies`` of a cohort answer, and ValueError for

@@ -20,7 +20,7 @@ from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.tiers import Workload
-from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, round_recipe
+from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, late_statistics, round_recipe
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import Copy, Fusion, FusionRule, State, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
@@ -91,7 +91,8 @@ class DcCclServer:
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Train on both sides, fuse, and tune the head where asked for."""
-        recipe = round_recipe(self.rounds, number, self.settings.statistics)
+        statistics = late_statistics(self.rounds, number, self.settings.statistics)
+        recipe = round_recipe(self.rounds, number, statistics)
         # Each device trains its part of the co-submodel on its own samples, under the control.
         asks = self._training(state, devices, recipe)
         # Meanwhile the cloud does the same with its samples, in the background.
