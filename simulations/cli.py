@@ -177,7 +177,7 @@ def scale(
     )
     for case in cases(settings):
         case_conf(case, conf, overrides, settings)
-    from dccl_flower.simulations.scale.benchmark.benchmark import run_scale
+    from dccl_flower.simulations.scale.benchmark import run_scale
 
     folder = _comparison_folder(output, "scale")
     report = run_scale(conf, overrides, settings, folder, port)

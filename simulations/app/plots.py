@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dccl_flower.simulations.app.results import Results, virtual_seconds
+from dccl_flower.simulations.figures import save_figure
 
 
 def plot_curves(results: Results, path: Path) -> None:
@@ -43,8 +41,7 @@ def plot_curves(results: Results, path: Path) -> None:
     figure.suptitle(f"DC-CCL on {name}, seed {results.seed}: cloud + co on the test set")
     handles, labels = top.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _draw_accuracies(axes: Axes, results: Results, when: Sequence[float]) -> None:

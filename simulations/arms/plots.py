@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import PercentFormatter
 
 from dccl_flower.simulations.arms.arms import ARMS
+from dccl_flower.simulations.figures import save_figure
 
 BARS = (
     ("all classes", "accuracy", "C0"),
@@ -39,8 +37,7 @@ def plot_arms(summary: Mapping[str, Any], title: str, path: Path) -> None:
     axes.set_axisbelow(True)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=len(BARS), fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def plot_bytes(
@@ -62,5 +59,4 @@ def plot_bytes(
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -71,9 +71,9 @@ def gap_curves(results: Results) -> dict[str, list[tuple[float, float, float]]]:
                 by_seed.append(list(zip(sent, gaps, strict=True)))
         points = []
         for each in zip(*by_seed, strict=False):
-            sent, values = zip(*each, strict=True)
+            values = [gap for _, gap in each]
             deviation = stdev(values) if len(values) > 1 else 0.0
-            points.append((mean(sent), mean(values), deviation))
+            points.append((mean(sent for sent, _ in each), mean(values), deviation))
         if points:
             curves[name] = points
     return curves

@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, system_title
 from dccl_flower.simulations.scale.report import Row
 
@@ -42,8 +40,7 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("Cost of a device's turn by population")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _at_least_a_decade(axes: Axes) -> None:
