@@ -1,1 +1,6 @@
-"""The Flower app, the ``dccl`` command and its reports."""
+"""The ``dccl`` command, the Flower app behind it, and what is made of runs: a wing each."""
+
+import os
+
+# A notebook's backend would fail matplotlib's import in an environment that lacks it.
+os.environ["MPLBACKEND"] = "agg"

@@ -129,8 +129,8 @@ class JobRunner:
             return Outcome(job, result, notes=notes)
         failures = [line.removeprefix(FAILURE) for line in lines if line.startswith(FAILURE)]
         said = (failures or lines or [f"ended with code {code}"])[-1].strip()
-        cause, _, log = said.partition(" (log: ")
-        return Outcome(job, None, cause, notes=notes, log=log.removesuffix(")"))
+        cause, _, where = said.partition(" (log: ")
+        return Outcome(job, None, cause, notes=notes, log=where.removesuffix(")"))
 
 
 class Progress:

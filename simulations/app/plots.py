@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import accumulate, cycle
 from pathlib import Path
 
-# A notebook's backend would fail matplotlib's import in an environment that lacks it.
-os.environ["MPLBACKEND"] = "agg"
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.app.results import Results, virtual_seconds
 
 
@@ -43,7 +41,7 @@ def plot_curves(results: Results, path: Path) -> None:
     figure.suptitle(title)
     handles, labels = parts[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def score_panels(results: Results) -> dict[str, list[str]]:

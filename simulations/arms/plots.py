@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.arms.report import Comparison, Curves
 
 
@@ -35,7 +36,7 @@ def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
     axes.set_axisbelow(True)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -> None:
@@ -60,4 +61,4 @@ def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

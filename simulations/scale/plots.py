@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, system_title
 from dccl_flower.simulations.scale.report import Row
 
@@ -40,7 +41,7 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("Cost of a device's turn by population")
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _at_least_a_decade(axes: Axes) -> None:
