@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.data.loader import Loader, endless
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.losses import Loss
@@ -20,7 +20,7 @@ def train_pooled(
     control: nn.Module,
     loader: Loader,
     loss: Loss,
-    rounds: RoundsConf,
+    rounds: TwoSidedRoundsConf,
     generator: torch.Generator,
     device: torch.device | str = "cpu",
     after_round: OnRound = lambda done: None,

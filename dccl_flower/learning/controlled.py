@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import OtherSide, measured_statistics, mixed_statistics
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.frozen import train_mode
@@ -125,7 +125,9 @@ def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int
     return base
 
 
-def round_recipe(rounds: RoundsConf, server_round: int, statistics: str = "batch") -> LocalRecipe:
+def round_recipe(
+    rounds: TwoSidedRoundsConf, server_round: int, statistics: str = "batch"
+) -> LocalRecipe:
     """Return what each side does in a round; batch statistics serve for their share of rounds."""
     is_late = server_round > rounds.freeze_statistics_after * rounds.count
     return LocalRecipe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     is_statistic,
@@ -20,7 +20,7 @@ from dccl_flower.learning.server_momentum import ServerMomentum
 class ServerUpdate:
     """A fusion rule and what the server remembers from round to round."""
 
-    def __init__(self, rounds: RoundsConf, fusion: Fusion) -> None:
+    def __init__(self, rounds: TwoSidedRoundsConf, fusion: Fusion) -> None:
         self._rounds = rounds
         self._fusion = fusion
         self._momentum = ServerMomentum(rounds.server_momentum)

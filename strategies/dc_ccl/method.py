@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.fleet.cohorts import Cohort, Rules
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.flower.courier import Courier, Errand
@@ -62,7 +62,7 @@ class DcCcl(FedAvg):
         fleet: Fleet | None = None,
         rules: Rules | None = None,
         num_nodes: int | None = None,
-        rounds: RoundsConf | None = None,
+        rounds: TwoSidedRoundsConf | None = None,
         loss: str = "ce",
         fusion: Fusion = average,
         class_counts: bool = False,
@@ -82,7 +82,7 @@ class DcCcl(FedAvg):
             raise ValueError(f"statistics={statistics!r}: expected one of {allowed}")
         if codec not in CODECS:
             raise ValueError(f"codec={codec!r}: expected one of {', '.join(CODECS)}")
-        self._rounds = rounds or RoundsConf()
+        self._rounds = rounds or TwoSidedRoundsConf()
         self._fusion_name = next((name for name, rule in FUSIONS.items() if rule is fusion), "")
         if devices_per_node != 1:
             _check_merging(self._fusion_name, statistics, self._rounds)
@@ -286,7 +286,7 @@ class DcCcl(FedAvg):
         return state
 
 
-def _check_merging(fusion: str, statistics: str, rounds: RoundsConf) -> None:
+def _check_merging(fusion: str, statistics: str, rounds: TwoSidedRoundsConf) -> None:
     """Raise ValueError where merged copies would not fuse as they would one by one."""
     if not fusion:
         raise ValueError(f"devices_per_node: needs a fusion of {', '.join(FUSIONS)}")

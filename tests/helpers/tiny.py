@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.config import DistilConf, PretrainConf, TwoSidedRoundsConf
 from dccl_flower.flower.wire import to_state
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import exchanged_state
@@ -76,7 +76,7 @@ def tiny_app(store, norm="batch", train_mods=(), control="mimic", load_data=devi
 
 
 def tiny_strategy(num_devices=5, norm="batch", cloud=None, **options):
-    options.setdefault("rounds", RoundsConf(count=3, local_steps=4, lr=0.05))
+    options.setdefault("rounds", TwoSidedRoundsConf(count=3, local_steps=4, lr=0.05))
     return DcCcl(cloud or tiny_cloud(norm), num_devices=num_devices, **options)
 
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.config import ConfError, TwoSidedRoundsConf
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.fleet.tiers import Tiers
 from dccl_flower.models.frozen import exchanged_state
 
 EXAMPLE = torch.zeros(2, 2)
-ROUNDS = RoundsConf(local_steps=4, device_batch_size=5, momentum=0.9)
+ROUNDS = TwoSidedRoundsConf(local_steps=4, device_batch_size=5, momentum=0.9)
 WIDE = Tier("wide", 1, 1e9, 100, 10, 10, 1.0, 0.0)
 NARROW = Tier("narrow", 1, 1e9, 100, 10, 10, 1.0, 0.0, co_share=0.5)
 # Two features to 6 hidden units to 3 classes: 12 + 6, a norm's 4 x 6, 18 + 3 numbers.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.data.loader import endless
 from dccl_flower.learning.central import train_pooled
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
@@ -23,7 +23,7 @@ def net(seed):
 
 
 def rounds(count=4, local_steps=2, **options):
-    return RoundsConf(count=count, local_steps=local_steps, lr=0.1, **options)
+    return TwoSidedRoundsConf(count=count, local_steps=local_steps, lr=0.1, **options)
 
 
 def pooled(co, conf, after_round=lambda done: None, control=None):

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.config import DistilConf, PretrainConf, TwoSidedRoundsConf
 from dccl_flower.data.loader import endless
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.flower.wire import to_state
@@ -56,7 +56,7 @@ class DeepRun:
         app = numpy_client_app(
             lambda context: DcCclClient(deep_model(4), deep_model(5), device_loader, store)
         )
-        rounds = RoundsConf(count=5, local_steps=4, lr=0.05)
+        rounds = TwoSidedRoundsConf(count=5, local_steps=4, lr=0.05)
         self.strategy = DcCcl(cloud, num_devices=3, rounds=rounds, codec=codec)
         start = self.strategy.initial_arrays()
         grid = LocalGrid(app, 3)

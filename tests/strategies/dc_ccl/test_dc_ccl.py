@@ -9,7 +9,7 @@ from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
 from tiny import replied_devices, run_tiny, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.device_store import sha256
 from dccl_flower.flower.nodes import FederationError
 from dccl_flower.flower.wire import to_state
@@ -99,7 +99,7 @@ def test_the_round_is_the_published_average_of_cloud_and_devices(tmp_path):
 
 
 def test_without_cloud_weight_the_cloud_does_not_train(tmp_path):
-    rounds = RoundsConf(count=1, local_steps=2, cloud_weight=0.0)
+    rounds = TwoSidedRoundsConf(count=1, local_steps=2, cloud_weight=0.0)
     strategy, _, result = run_tiny(tmp_path, num_rounds=1, rounds=rounds)
     devices = [reply.copy for reply in strategy.replies]
     assert strategy._cloud_copy is None
@@ -201,7 +201,7 @@ def test_exemplars_go_down_once_and_change_the_training(tmp_path):
 
 
 def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
-    rounds = RoundsConf(count=1, local_steps=4, lr=0.05, head_tuning_lr=0.3)
+    rounds = TwoSidedRoundsConf(count=1, local_steps=4, lr=0.05, head_tuning_lr=0.3)
     _, _, untuned = run_tiny(tmp_path / "0", num_rounds=1, rounds=rounds)
     strategy, grid, tuned = run_tiny(tmp_path / "1", num_rounds=1, rounds=rounds, head_tuning=True)
     start = tiny_state(untuned.arrays)
@@ -224,7 +224,7 @@ def test_head_tuning_takes_the_gradient_step_of_everybodys_samples(tmp_path):
 
 
 def test_frozen_statistics_stop_moving_after_their_share_of_the_rounds(tmp_path):
-    rounds = RoundsConf(count=4, local_steps=2, freeze_statistics_after=0.5)
+    rounds = TwoSidedRoundsConf(count=4, local_steps=2, freeze_statistics_after=0.5)
     states = {}
 
     def keep(server_round, arrays):
@@ -245,7 +245,7 @@ def test_a_failing_device_fails_the_round_with_its_cause(tmp_path):
 
 
 def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
-    rounds = RoundsConf(count=1, local_steps=2, min_replies=0.8)
+    rounds = TwoSidedRoundsConf(count=1, local_steps=2, min_replies=0.8)
     strategy, grid = tiny_strategy(rounds=rounds), LocalGrid(tiny_app(tmp_path), 5)
     grid.fails = {2}
     strategy.start(grid, strategy.initial_arrays(), num_rounds=1)

@@ -13,7 +13,7 @@ import torch
 from local_grid import LocalGrid
 from tiny import mixed_loader, replied_devices, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.fusion import FUSIONS, NEED_CLASS_COUNTS, average
 
 EVERYWHERE = [(nodes, size) for nodes in (1, 2, 4) for size in (1, 2, 5, 100)][1:]
@@ -64,7 +64,7 @@ class Run:
             devices_per_node=size,
             fusion=FUSIONS[fusion],
             class_counts=fusion in NEED_CLASS_COUNTS,
-            rounds=RoundsConf(**{"count": 2, "local_steps": 2, "lr": 0.05, **rounds}),
+            rounds=TwoSidedRoundsConf(**{"count": 2, "local_steps": 2, "lr": 0.05, **rounds}),
             **options,
         )
         self.grid = LocalGrid(tiny_app(store, load_data=mixed_loader), nodes)
@@ -152,7 +152,7 @@ def test_a_rule_without_a_name_cannot_be_told_to_a_worker():
         ({"fusion": lambda cloud, devices, weight: {}}, "needs a fusion of average"),
         ({"statistics": "mixed"}, "needs a fusion with pooled statistics"),
         (
-            {"rounds": RoundsConf(scaffold=True), "fusion": FUSIONS["class_wise_head"]},
+            {"rounds": TwoSidedRoundsConf(scaffold=True), "fusion": FUSIONS["class_wise_head"]},
             "not with SCAFFOLD and a class-wise head",
         ),
     ],

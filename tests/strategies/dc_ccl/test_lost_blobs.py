@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 from local_grid import LocalGrid
 from tiny import replied_devices, tiny_app, tiny_state, tiny_strategy
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 
 
 class Rounds:
@@ -88,7 +88,7 @@ def test_another_device_that_fails_is_named_after_the_lost_mimic_is_mended(tmp_p
 
 
 def test_enough_replies_do_without_a_failing_device_and_with_a_healed_one(tmp_path):
-    rounds = Rounds(tmp_path, rounds=RoundsConf(count=3, local_steps=2, min_replies=0.8))
+    rounds = Rounds(tmp_path, rounds=TwoSidedRoundsConf(count=3, local_steps=2, min_replies=0.8))
     rounds.play()
     rounds.lose(1)
     rounds.grid.fails = {4}
@@ -97,7 +97,7 @@ def test_enough_replies_do_without_a_failing_device_and_with_a_healed_one(tmp_pa
 
 
 def test_a_device_that_did_not_answer_is_asked_what_it_holds_next_time(tmp_path):
-    rounds = Rounds(tmp_path, rounds=RoundsConf(count=3, local_steps=2, min_replies=0.8))
+    rounds = Rounds(tmp_path, rounds=TwoSidedRoundsConf(count=3, local_steps=2, min_replies=0.8))
     rounds.grid.fails = {4}
     rounds.play()
     rounds.grid.fails = set()
@@ -110,7 +110,7 @@ def test_a_device_that_did_not_answer_is_asked_what_it_holds_next_time(tmp_path)
 
 
 def test_a_late_reply_is_not_asked_for_again_when_another_node_lost_the_mimic(tmp_path):
-    rounds = Rounds(tmp_path, rounds=RoundsConf(count=3, local_steps=2, min_replies=0.8))
+    rounds = Rounds(tmp_path, rounds=TwoSidedRoundsConf(count=3, local_steps=2, min_replies=0.8))
     rounds.play()
     rounds.lose(1)
 
@@ -122,7 +122,7 @@ def test_a_late_reply_is_not_asked_for_again_when_another_node_lost_the_mimic(tm
     assert [config["device"] for config in rounds.sent("train")] == [0, 1, 2, 3, 4, 1]
 
 
-KEEPING = {"rounds": RoundsConf(count=3, local_steps=4, lr=0.05, keep_momentum=True)}
+KEEPING = {"rounds": TwoSidedRoundsConf(count=3, local_steps=4, lr=0.05, keep_momentum=True)}
 
 
 @pytest.mark.parametrize("lost", [0, 2, 4])

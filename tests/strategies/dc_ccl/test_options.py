@@ -19,7 +19,7 @@ from tiny import (
 from torch.nn import functional
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.config import DistilConf, PretrainConf, RoundsConf
+from dccl_flower.config import DistilConf, PretrainConf, TwoSidedRoundsConf
 from dccl_flower.data.loader import endless
 from dccl_flower.learning.fusion import Copy, average, class_wise_head, with_pooled_statistics
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -28,7 +28,7 @@ PARAMETERS = [name for name, _ in tiny_model(3).named_parameters()]
 
 
 def some_rounds(**options):
-    return RoundsConf(**{"count": 3, "local_steps": 4, "lr": 0.05, **options})
+    return TwoSidedRoundsConf(**{"count": 3, "local_steps": 4, "lr": 0.05, **options})
 
 
 def train_messages(grid, server_round):

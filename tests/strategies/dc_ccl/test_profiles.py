@@ -5,11 +5,11 @@ import torch
 from flwr.serverapp.exception import AggregationError
 from tiny import run_tiny, tiny_strategy
 
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.config import ConfError, TwoSidedRoundsConf
 from dccl_flower.fleet.cohorts import Rules
 from dccl_flower.fleet.profiles import Fleet, Tier
 
-ROUNDS = RoundsConf(count=3, local_steps=4, lr=0.05, min_replies=0.25)
+ROUNDS = TwoSidedRoundsConf(count=3, local_steps=4, lr=0.05, min_replies=0.25)
 
 
 def tier(name="phone", share=1.0, **changes):
@@ -61,7 +61,7 @@ def test_a_deadline_nobody_meets_ends_the_run_with_one_clear_line(tmp_path):
 
 
 def test_too_few_answers_end_the_run_by_its_own_policy(tmp_path):
-    strict = RoundsConf(count=3, local_steps=4, lr=0.05, min_replies=1.0)
+    strict = TwoSidedRoundsConf(count=3, local_steps=4, lr=0.05, min_replies=1.0)
     leaving = fleet(tier(drop_out=0.6))
     with pytest.raises(AggregationError, match=r"of 5 devices answered .*min_replies=1\.0"):
         run_tiny(tmp_path / "0", fleet=leaving, rounds=strict)
@@ -87,7 +87,7 @@ def test_tiers_of_two_widths_train_in_one_run(tmp_path, options):
 
 
 def test_where_all_are_narrow_and_the_cloud_rests_the_rest_stays(tmp_path):
-    rounds = RoundsConf(count=1, local_steps=4, lr=0.05, cloud_weight=0.0, weight_decay=0.0)
+    rounds = TwoSidedRoundsConf(count=1, local_steps=4, lr=0.05, cloud_weight=0.0, weight_decay=0.0)
     strategy, _, result = run_tiny(
         tmp_path, fleet=fleet(tier(co_share=0.5)), rounds=rounds, num_rounds=1
     )
@@ -98,7 +98,9 @@ def test_where_all_are_narrow_and_the_cloud_rests_the_rest_stays(tmp_path):
     assert not torch.equal(state["3.weight"][:, :3], start["3.weight"][:, :3])
 
 
-@pytest.mark.parametrize("options", [{"head_tuning": True}, {"rounds": RoundsConf(scaffold=True)}])
+@pytest.mark.parametrize(
+    "options", [{"head_tuning": True}, {"rounds": TwoSidedRoundsConf(scaffold=True)}]
+)
 def test_options_that_need_one_width_are_refused(options):
     with pytest.raises(ValueError, match="co_share below 1: not with head tuning or SCAFFOLD"):
         tiny_strategy(fleet=fleet(tier(co_share=0.5)), **options)
