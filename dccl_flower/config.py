@@ -287,12 +287,11 @@ class Conf:
         if self.split.by == "fraction" and not 0 < self.split.device_fraction < 1:
             given = f"split.device_fraction={self.split.device_fraction}"
             raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
-        count, devices = self.devices.count, self.devices
+        devices, count = self.devices, self.devices.count
         parts = {"devices.per_round": devices.per_round, "runtime.nodes": self.runtime.nodes}
         for key, value in parts.items():
             if value is not None and not 1 <= value <= count:
                 raise ConfError(f"{key}={value}: must lie between 1 and {count} devices")
-        timing = {"deadline": devices.deadline, "over_sampling": devices.over_sampling}
-        for key, value in timing.items():
-            if devices.profiles is None and value not in (None, 1):
-                raise ConfError(f"devices.{key}={value}: needs devices.profiles")
+        for key in ("deadline", "over_sampling"):
+            if devices.profiles is None and getattr(devices, key) not in (None, 1):
+                raise ConfError(f"devices.{key}={getattr(devices, key)}: needs devices.profiles")

@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
@@ -131,6 +132,7 @@ def typed(hint: Any, value: Any, key: str = "") -> Any:
     raise ConfError(f"{key}={shown(value)}: must be {allowed}")
 
 
+@cache
 def hints(kind: Any) -> dict[str, Any]:
     """Return the types of a section's keys; what is no section has none."""
     return get_type_hints(kind) if is_dataclass(kind) else {}

@@ -129,7 +129,7 @@ def test_the_table_fits_a_narrow_terminal():
             ["model.base=timm/vit_tiny_patch16_224", "model.co.name=small_cnn"],
             "model.base=timm/vit_tiny_patch16_224: does not go with images (1, 8, 8) (Input height",
         ),
-        (["data.path=nowhere"], "data.path=nowhere: no such folder"),
+        (["data.path=/nowhere"], "data.path=/nowhere: no such folder"),
     ],
 )
 def test_an_impossible_model_is_one_line(overrides, message):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from timm.layers import StdConv2d
 from torch import nn
 
-from dccl_flower.config import Conf
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import build_base, build_device_modules
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.split import freeze_parts
+from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 
 IMAGE = torch.zeros(1, 1, 4, 4)
 
@@ -180,7 +180,7 @@ def test_turn_flops_by_hand():
 
 
 def test_device_modules_spare_the_base_model():
-    conf, shape = Conf(), (1, 8, 8)
+    conf, shape = DcCclConf(), (1, 8, 8)
     example = torch.zeros(1, *shape)
     co, control = (model_cost(m, example) for m in build_device_modules(conf, shape, 10))
     base = model_cost(build_base(conf, shape, 10), example)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     mixed_statistics,
@@ -117,7 +117,7 @@ def side(mean, variance, count):
 
 
 def test_the_server_tells_each_side_of_the_other_and_serves_the_mixture():
-    update = ServerUpdate(RoundsConf(cloud_weight=0.75), with_pooled_statistics(average))
+    update = ServerUpdate(TwoSidedRoundsConf(cloud_weight=0.75), with_pooled_statistics(average))
     assert all(not beside.statistics for beside in update.other_sides())
     cloud, devices = side(0.0, 1.0, 0), [side(2.0, 1.0, 1), side(6.0, 1.0, 3)]
     recipe = LocalRecipe(1, 0.1, statistics="mixed")

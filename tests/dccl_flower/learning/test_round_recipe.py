@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, learning_rate, round_recipe
 
 
@@ -26,13 +26,13 @@ def test_learning_rate_of_every_round(schedule, num_rounds, expected):
 @pytest.mark.parametrize("statistics", STATISTICS)
 @pytest.mark.parametrize(("after", "first_late"), [(0.0, 1), (0.34, 4), (0.5, 6), (1.0, 11)])
 def test_batch_statistics_serve_for_their_share_of_the_rounds(statistics, after, first_late):
-    rounds = RoundsConf(count=10, freeze_statistics_after=after)
+    rounds = TwoSidedRoundsConf(count=10, freeze_statistics_after=after)
     used = [round_recipe(rounds, r, statistics).statistics for r in range(1, 11)]
     assert used == ["batch"] * (first_late - 1) + [statistics] * (11 - first_late)
 
 
 def test_the_recipe_of_a_round_is_that_of_the_configuration():
-    rounds = RoundsConf(
+    rounds = TwoSidedRoundsConf(
         count=4, local_steps=7, lr=0.2, momentum=0.3, weight_decay=0.1, max_grad_norm=2.0
     )
     assert round_recipe(rounds, 1) == LocalRecipe(7, 0.2, 0.3, 0.1, "batch", 2.0)

@@ -6,7 +6,7 @@ from timm.layers import StdConv2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
+from dccl_flower.config import BackboneConf, ConfError, MimicModelConf
 from dccl_flower.models import build as build_module
 from dccl_flower.models.build import (
     build_base,
@@ -17,6 +17,7 @@ from dccl_flower.models.build import (
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
 from dccl_flower.models.zoo import build_model
+from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 
 GREY, RGB = (1, 8, 8), (3, 32, 32)
 TIMM = "timm/mobilenetv3_small_050"
@@ -24,11 +25,11 @@ TIMM = "timm/mobilenetv3_small_050"
 
 def make_conf(seed=0, normalisation="batch", control="mimic", co=None, mimic=None, **model):
     backbones = {"co": BackboneConf(co), "mimic": BackboneConf(mimic)}
-    return Conf(
+    return DcCclConf(
         seed=seed,
         normalisation=normalisation,
         control=control,
-        model=ModelConf(**backbones, **model),
+        model=MimicModelConf(**backbones, **model),
     )
 
 

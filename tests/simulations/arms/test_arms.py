@@ -46,6 +46,14 @@ def test_an_arm_lays_its_variant_and_then_its_own_change_over_the_configuration(
     assert arm_conf("exemplars", "digits", [EXEMPLARS], 4).rounds.lr == 0.07
 
 
+def test_an_arm_s_paths_mean_the_same_in_its_own_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["devices.profiles=./mine.yaml", "data.path=data"]
+    conf = arm_conf("published", "digits", given, 0)
+    assert conf.devices.profiles == f"{tmp_path}/mine.yaml"
+    assert conf.data.path == f"{tmp_path}/data"
+
+
 def test_arms_that_the_configuration_cannot_run_are_refused():
     with pytest.raises(ConfError, match=r"arms\.exemplars must set exemplars above 0"):
         arm_conf("exemplars", "digits", ["arms.exemplars=[]"], 0)

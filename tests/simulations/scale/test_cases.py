@@ -128,7 +128,7 @@ def test_titles_name_the_mimic_where_it_is_the_exception():
         (["--rounds", "1"], "Invalid value for '--rounds'"),
         (["--skip", "everything"], "--skip 'everything': unknown"),
         (["--conf", "nosuch"], "conf 'nosuch': expected one of"),
-        (["wire.codec=fp8"], "wire.codec: Invalid value 'fp8'"),
+        (["wire.codec=fp8"], "wire.codec=fp8: must be one of fp32, fp16, int8"),
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(
