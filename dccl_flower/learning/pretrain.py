@@ -15,7 +15,7 @@ from dccl_flower.data.loader import Loader, endless
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.samples import class_counts
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
 OnEpoch = Callable[[int, int], None]
 CPU = Compute()
