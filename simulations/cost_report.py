@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Any
 
 import torch
 from rich import box
 from rich.filesize import pick_unit_and_suffix
 from rich.table import Table
-from torch import nn
 
-from dccl_flower.config import Conf, ConfError, ModelConf
+from dccl_flower.config import Conf
 from dccl_flower.data.images import open_images
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
-from dccl_flower.models.build import build_base, build_submodels, check_models
-from dccl_flower.models.control import NoControl
+from dccl_flower.models.build import Parts, build_without_data
+from dccl_flower.models.control import CONTROLS
 
 # The names of the rows: of the control alone, and of what a device holds.
-CONTROLS = {
+ROWS = {
     "mimic": ("mimic", "co + mimic"),
     "cloud_submodel": ("cloud submodel", "co + cloud"),
     "none": ("no control", "co alone"),
@@ -53,9 +50,8 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     Raises ConfError where the data or a model is impossible.
     """
     images = open_images(conf.data)
-    check_models(conf.model, images.shape[0])
     costs = _costs(conf, images.shape, images.num_classes)
-    control, device = CONTROLS[conf.control]
+    control, device = ROWS[conf.control]
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
     rows = {}
     for name, cost in costs.items():
@@ -103,49 +99,21 @@ def cost_table(report: dict[str, Any]) -> Table:
 
 def _costs(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[str, Cost]:
     example = torch.zeros(1, *shape)
-    costs = {}
-    culprit = "model.base"
-    try:
-        for row, model in _models(conf, shape, num_classes).items():
-            culprit = _key_of(row, conf.model)
-            costs[row] = model_cost(model, example)
-    except (AssertionError, RuntimeError, ValueError, StopIteration) as error:
-        if isinstance(error, ConfError):
-            raise
-        given = f"{culprit}={attrgetter(culprit)(conf)}"
-        cause = str(error).splitlines()[0]
-        raise ConfError(f"{given}: does not go with images {shape} ({cause})") from error
-    return costs
 
+    def count(parts: Parts) -> dict[str, Cost]:
+        models = {
+            "base": ("base", parts.base),
+            "cloud submodel": ("cloud", parts.cloud),
+            "co-submodel": ("co", parts.co),
+            ROWS[conf.control][0]: (conf.control, CONTROLS[conf.control](parts)),
+        }
+        costs = {}
+        for row, (part, model) in models.items():
+            with parts.blaming(parts.key(part)):
+                costs[row] = model_cost(model, example)
+        return costs
 
-def _models(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[str, nn.Module]:
-    bare = copy.deepcopy(conf)
-    for backbone in (bare.model, bare.model.co, bare.model.mimic):
-        backbone.pretrained = False
-    # Tensors without data: counting needs shapes alone.
-    with torch.device("meta"):
-        base = build_base(bare, shape, num_classes)
-        models = build_submodels(bare, shape, num_classes)
-        control = {
-            "mimic": models.mimic,
-            "cloud_submodel": models.cloud,
-            "none": NoControl(models.co),
-        }[conf.control]
-    return {
-        "base": base,
-        "cloud submodel": models.cloud,
-        "co-submodel": models.co,
-        CONTROLS[conf.control][0]: control,
-    }
-
-
-def _key_of(row: str, model: ModelConf) -> str:
-    """Return the key of the configuration that decides the architecture of a row."""
-    if row == "mimic" and model.mimic.name is not None:
-        return "model.mimic.name"
-    if row != "base" and row != "cloud submodel" and model.co.name is not None:
-        return "model.co.name"
-    return "model.base"
+    return build_without_data(conf, shape, num_classes, count)
 
 
 def _side_by_side(co: Cost, control: Cost) -> Cost:

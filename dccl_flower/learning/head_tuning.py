@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dccl_flower.data.batches import Pair
 from dccl_flower.learning.losses import Loss
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
 
 def head_gradient(
@@ -20,6 +20,7 @@ def head_gradient(
     loss: Loss,
     num_batches: int,
     device: torch.device | str = "cpu",
+    head_name: str | None = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Return the mean gradient of the head's parameters over the batches, and the sample count.
 
@@ -27,7 +28,7 @@ def head_gradient(
     """
     co.eval()
     control.eval()
-    head_name, head = find_head(co)
+    head_name, head = find_head(co, name=head_name)
     parameters = dict(head.named_parameters(prefix=head_name))
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     seen = 0
@@ -55,5 +56,5 @@ def head_part(
     co: nn.Module, state: dict[str, Tensor], head_name: str | None = None
 ) -> dict[str, Tensor]:
     """Return the part of a state that belongs to the head of ``co``."""
-    head_name, head = find_head(co)
+    head_name, head = find_head(co, name=head_name)
     return {name: state[name] for name, _ in head.named_parameters(prefix=head_name)}

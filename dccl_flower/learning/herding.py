@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.data.batches import Batches
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
 
 def herded_rows(features: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.fit import OnEpoch, fit
 from dccl_flower.learning.samples import class_counts
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
 CPU = Compute()
 STEP_EPOCHS, STEP_FACTOR = 5, 0.4

@@ -1,122 +1,217 @@
-"""Build the three submodels that a configuration describes."""
+"""Build the submodels that a configuration describes, and try them on images of its shape."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dccl_flower.config import BackboneConf, Conf, ConfError, ModelConf
-from dccl_flower.models.control import NoControl
+from dccl_flower.config import BackboneConf, Conf, ConfError
+from dccl_flower.models.control import CONTROLS, Submodels
+from dccl_flower.models.head import find_head
 from dccl_flower.models.normalisation import NORM_RULES
-from dccl_flower.models.split import slice_co, split_vertically
+from dccl_flower.models.split import slice_cloud, slice_co
 from dccl_flower.models.zoo import build_model, check_model
+from dccl_flower.seeds import isolated_rng
+
+Shape = tuple[int, int, int]
+Chosen = TypeVar("Chosen")
 
 
-@dataclass
-class Submodels:
-    """The cloud submodel, the co-submodel, and the mimic that stands in for the cloud."""
-
-    cloud: nn.Module
-    co: nn.Module
-    mimic: nn.Module
-
-
-def check_models(model: ModelConf, in_channels: int) -> None:
-    """Raise ConfError for a model name that the zoo does not know."""
-    check_model("model.base", model.base, in_channels)
-    for key, backbone in (("model.co.name", model.co), ("model.mimic.name", model.mimic)):
-        if backbone.name is not None:
-            check_model(key, backbone.name, in_channels)
-
-
-def build_submodels(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> Submodels:
+def build_submodels(conf: Conf, shape: Shape, num_classes: int) -> Submodels:
     """Build cloud submodel, co-submodel and mimic for images of shape (C, H, W).
 
     Without names of their own the co-submodel is a slice of the base model and the mimic has the
     co-submodel's architecture; a co-submodel with its own backbone leaves the base model whole.
+    Raises ConfError where a model does not go with the images or cannot be cut.
     """
-    co, mimic = _co_and_mimic(conf, shape, num_classes)
-    return Submodels(_cloud_submodel(conf.model, conf.seed, shape, num_classes), co, mimic)
+    parts = Parts(conf, shape, num_classes)
+    return Submodels(parts.cloud, parts.co, parts.mimic)
 
 
-def build_base(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    """Build the uncut base model, with the weights that the submodels are cut from."""
-    model = conf.model
-    return build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, "base")
+def build_base(conf: Conf, shape: Shape, num_classes: int) -> nn.Module:
+    """Build the uncut base model, with the weights that the submodels are cut from.
+
+    Raises ConfError where it does not go with the images.
+    """
+    return Parts(conf, shape, num_classes).base
 
 
-def build_device_modules(
-    conf: Conf, shape: tuple[int, int, int], num_classes: int
-) -> tuple[nn.Module, nn.Module]:
+def build_device_modules(conf: Conf, shape: Shape, num_classes: int) -> tuple[nn.Module, nn.Module]:
     """Build co-submodel and control as a device does: architectures only, weights come by wire.
 
     Raises ConfError where a model does not go with the images or cannot be cut.
     """
-    bare = replace(
-        conf.model,
-        pretrained=False,
-        co=replace(conf.model.co, pretrained=False),
-        mimic=replace(conf.model.mimic, pretrained=False),
-    )
+
+    def choose(parts: Parts) -> list[nn.Module]:
+        return [parts.co.eval(), CONTROLS[conf.control](parts).eval()]
+
+    modules = build_without_data(conf, shape, num_classes, choose)
+    if any(_computes_with_more_than_its_state(module) for module in modules):
+        modules = choose(Parts(_bare(conf), shape, num_classes))
+    for module in modules:
+        if any(tensor.is_meta for tensor in module.state_dict().values()):
+            module.to_empty(device="cpu")
+            for tensor in module.state_dict().values():
+                tensor.zero_()
+    return modules[0], modules[1]
+
+
+def build_without_data(
+    conf: Conf, shape: Shape, num_classes: int, choose: Callable[[Parts], Chosen]
+) -> Chosen:
+    """Return what is chosen of the submodels, without data where they can be built and cut so.
+
+    Weights are neither loaded nor drawn then, so a large base model costs no memory. Raises
+    ConfError where a model does not go with the images or cannot be cut.
+    """
+    bare = _bare(conf)
     try:
-        # Tensors without data: cutting a large base model must not cost a device its memory.
         with torch.device("meta"):
-            modules = _co_and_control(replace(conf, model=bare), shape, num_classes)
-            for module in modules:
-                module.eval()(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, StopIteration) as error:
-        if isinstance(error, ConfError):
+            return choose(Parts(bare, shape, num_classes))
+    except ConfError:
+        # Some can only be cut with their values; what is wrong anyway says so again.
+        return choose(Parts(bare, shape, num_classes))
+
+
+class Parts:
+    """The submodels of a configuration, each built and tried when it is first asked for.
+
+    Their attributes raise ConfError where a model does not go with the images or cannot be cut.
+    """
+
+    def __init__(self, conf: Conf, shape: Shape, num_classes: int) -> None:
+        self._conf, self._model = conf, conf.model
+        self._shape, self._num_classes = shape, num_classes
+        self._example = torch.zeros(2, *shape)
+
+    @cached_property
+    def base(self) -> nn.Module:
+        """The base model, uncut."""
+        return self._base("base")
+
+    @cached_property
+    def cloud(self) -> nn.Module:
+        """The cloud submodel: the larger part of the base model, or all of it."""
+        if self._model.co.name is not None:
+            return self.base
+        return self._cut(self.base, slice_cloud)
+
+    @cached_property
+    def co(self) -> nn.Module:
+        """The co-submodel, normalised as the configuration says."""
+        own = self._own(self._model.co, "co")
+        # Cut from the very base that the cloud submodel is cut from.
+        co = self._cut(self.base, slice_co) if own is None else own
+        with self.blaming(self.key("co")):
+            NORM_RULES[self._conf.normalisation].apply(co)
+            self._try(co)
+        return co
+
+    @cached_property
+    def mimic(self) -> nn.Module:
+        """The mimic, with weights of its own."""
+        model = self._model
+        own = self._own(model.co if model.mimic.name is None else model.mimic, "mimic")
+        return self._cut(self._base("mimic"), slice_co) if own is None else own
+
+    def key(self, part: str) -> str:
+        """Return the key of the configuration that decides the architecture of a part."""
+        if part == "mimic" and self._model.mimic.name is not None:
+            return "model.mimic.name"
+        if part in ("co", "mimic") and self._model.co.name is not None:
+            return "model.co.name"
+        return "model.base"
+
+    @contextmanager
+    def blaming(self, key: str) -> Iterator[None]:
+        """Turn what foreign code raises inside into one line that names the key.
+
+        A library tells by any exception at all that it does not like a model or an image.
+        """
+        try:
+            yield
+        except (MemoryError, torch.OutOfMemoryError):
             raise
-        cause = str(error).splitlines()[0]
-        raise ConfError(f"model.base={bare.base}: does not fit images {shape} ({cause})") from error
-    if any(_has_hidden_buffers(module) for module in modules):
-        return _co_and_control(replace(conf, model=bare), shape, num_classes)
-    co, control = (module.to_empty(device="cpu") for module in modules)
-    for tensor in (*co.state_dict().values(), *control.state_dict().values()):
-        tensor.zero_()
-    return co, control
+        except Exception as error:
+            if isinstance(error, ConfError) and str(error).startswith("model."):
+                raise
+            given = f"{key}={attrgetter(key)(self._conf)}"
+            if isinstance(error, ConfError):
+                raise ConfError(f"{given}: {error}") from error
+            images = f"does not go with images {self._shape}"
+            raise ConfError(f"{given}: {images} ({_cause(error)})") from error
+
+    def _base(self, purpose: str) -> nn.Module:
+        return self._built("model.base", self._model.base, self._model.pretrained, purpose)
+
+    def _own(self, backbone: BackboneConf, purpose: str) -> nn.Module | None:
+        """Return a submodel with a backbone of its own, or None where it is a slice."""
+        if backbone.name is None:
+            return None
+        return self._built(self.key(purpose), backbone.name, backbone.pretrained, purpose)
+
+    def _built(self, key: str, name: str, pretrained: bool, purpose: str) -> nn.Module:
+        channels, classes, seed = self._shape[0], self._num_classes, self._conf.seed
+        check_model(key, name, channels)
+        with self.blaming(key):
+            model = build_model(name, channels, classes, pretrained, seed, purpose)
+            self._try(model)
+        return model
+
+    def _cut(self, base: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
+        with self.blaming("model.base"):
+            return cut(base, self._example, self._model.co_ratio, self._model.shared_stem)
+
+    def _try(self, model: nn.Module) -> None:
+        """Raise what the model raises for the images, or ValueError where it gives no logits.
+
+        The model and all random draws stay as they are.
+        """
+        modes = [(module, module.training) for module in model.modules()]
+        with isolated_rng(self._conf.seed, "try"), torch.no_grad():
+            self._check_logits(model.eval()(self._example))
+            if self._example.is_meta:  # without data a step of training changes nothing
+                self._check_logits(model.train()(self._example))
+        for module, training in modes:
+            module.training = training
+        find_head(model, example=self._example)
+
+    def _check_logits(self, output: Any) -> None:
+        expected = (len(self._example), self._num_classes)
+        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if given != expected:
+            raise ValueError(f"gives {given}, expected logits {expected}")
 
 
-def _has_hidden_buffers(module: nn.Module) -> bool:
-    """Tell whether the module computes with tensors that its state, and so the wire, leaves out."""
-    return any(name not in module.state_dict() for name, _ in module.named_buffers())
-
-
-def _cloud_submodel(
-    model: ModelConf, seed: int, shape: tuple[int, int, int], num_classes: int
-) -> nn.Module:
-    base = build_model(model.base, shape[0], num_classes, model.pretrained, seed, "base")
-    if model.co.name is not None:
-        return base
-    return split_vertically(base, torch.zeros(2, *shape), model.co_ratio, model.shared_stem)[0]
-
-
-def _co_and_control(
-    conf: Conf, shape: tuple[int, int, int], num_classes: int
-) -> tuple[nn.Module, nn.Module]:
-    co, mimic = _co_and_mimic(conf, shape, num_classes)
-    if conf.control == "cloud_submodel":
-        return co, _cloud_submodel(conf.model, conf.seed, shape, num_classes)
-    return co, NoControl(co) if conf.control == "none" else mimic
-
-
-def _co_and_mimic(
-    conf: Conf, shape: tuple[int, int, int], num_classes: int
-) -> tuple[nn.Module, nn.Module]:
+def _bare(conf: Conf) -> Conf:
+    """Return the configuration without weights to be fetched."""
     model = conf.model
+    co, mimic = (replace(backbone, pretrained=False) for backbone in (model.co, model.mimic))
+    return replace(conf, model=replace(model, pretrained=False, co=co, mimic=mimic))
 
-    def build(backbone: BackboneConf, purpose: str) -> nn.Module:
-        if backbone.name is not None:
-            name, pretrained = backbone.name, backbone.pretrained
-            return build_model(name, shape[0], num_classes, pretrained, conf.seed, purpose)
-        # The co-submodel is cut from the very base that the cloud submodel is cut from.
-        source = "base" if purpose == "co" else purpose
-        base = build_model(model.base, shape[0], num_classes, model.pretrained, conf.seed, source)
-        return slice_co(base, torch.zeros(2, *shape), model.co_ratio, model.shared_stem)
 
-    co = build(model.co, "co")
-    mimic = build(model.mimic if model.mimic.name is not None else model.co, "mimic")
-    NORM_RULES[conf.normalisation].apply(co)
-    return co, mimic
+def _cause(error: Exception) -> str:
+    line = next(iter(str(error).splitlines()), "")
+    is_told = isinstance(error, RuntimeError | ValueError | AssertionError) and line
+    return line if is_told else f"{type(error).__name__}: {line}".rstrip(": ")
+
+
+def _computes_with_more_than_its_state(module: nn.Module) -> bool:
+    """Tell whether the module needs what its state, and so the wire, leaves out.
+
+    That is a buffer that is not saved, a tensor that is none, or one tensor under two names.
+    """
+    state = module.state_dict()
+    hidden = any(name not in state for name, _ in module.named_buffers())
+    loose = any(isinstance(v, Tensor) for part in module.modules() for v in vars(part).values())
+    tied = len(list(module.parameters())) < len(
+        list(module.named_parameters(remove_duplicate=False))
+    )
+    return hidden or loose or tied

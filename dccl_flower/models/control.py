@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dccl_flower.models.frozen import Frozen, frozen_names
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
-CONTROLS = ("mimic", "cloud_submodel", "none")
+
+@dataclass
+class Submodels:
+    """The cloud submodel, the co-submodel, and the mimic that stands in for the cloud."""
+
+    cloud: nn.Module
+    co: nn.Module
+    mimic: nn.Module
+
+
+class HasSubmodels(Protocol):
+    """What has the three submodels, or builds those that it is asked for."""
+
+    @property
+    def cloud(self) -> nn.Module:
+        """The cloud submodel."""
+
+    @property
+    def co(self) -> nn.Module:
+        """The co-submodel."""
+
+    @property
+    def mimic(self) -> nn.Module:
+        """The mimic."""
 
 
 class NoControl(nn.Module):
@@ -42,7 +68,15 @@ class NoControl(nn.Module):
         module.add_module(last, part)
 
 
-def choose_control(name, mimic, cloud, co):
+CONTROLS: dict[str, Callable[[HasSubmodels], nn.Module]] = {
+    "mimic": lambda submodels: submodels.mimic,
+    "cloud_submodel": lambda submodels: submodels.cloud,
+    "none": lambda submodels: NoControl(submodels.co),
+}
+
+
+def choose_control(name: str, mimic: nn.Module, cloud: nn.Module, co: nn.Module) -> nn.Module:
+    """Return the control of that name. Raises ValueError for one that does not exist."""
     if name not in CONTROLS:
         raise ValueError(f"control={name!r}: expected one of {', '.join(CONTROLS)}")
-    return {"mimic": mimic, "cloud_submodel": cloud, "none": NoControl(co)}[name]
+    return CONTROLS[name](Submodels(cloud, co, mimic))

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dccl_flower.config import ConfError
 from dccl_flower.models.frozen import Frozen, exchanged_state, frozen_names
-from dccl_flower.models.zoo import find_head
+from dccl_flower.models.head import find_head
 
 CUT_LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -30,9 +30,16 @@ def split_vertically(
     stays at full width in both and is frozen in the co-submodel. ``example``: images (N, C, H, W).
     Raises ConfError for a shared stem that other layers are coupled to.
     """
-    stem = stem_names(base) if shared_stem else []
-    cloud = _cut(base, example, co_ratio, stem, keep_cloud=True)
+    cloud = slice_cloud(base, example, co_ratio, shared_stem)
     return cloud, slice_co(base, example, co_ratio, shared_stem)
+
+
+def slice_cloud(
+    base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
+) -> nn.Module:
+    """Return the cloud submodel of :func:`split_vertically` alone."""
+    stem = stem_names(base) if shared_stem else []
+    return _cut(base, example, co_ratio, stem, keep_cloud=True)
 
 
 def slice_co(
@@ -88,7 +95,7 @@ def _cut(
 ) -> nn.Module:
     model = copy.deepcopy(base)
     graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
-    _, head = find_head(model)
+    _, head = find_head(model, name=find_head(base, example=example)[0])
     kept_whole = [head] + [model.get_submodule(name) for name in stem]
     for group in list(graph.get_all_groups([head], root_module_types=list(CUT_LAYERS))):
         root = group[0].dep.target.module

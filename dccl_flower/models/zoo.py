@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dccl_flower.config import ConfError
+from dccl_flower.models.head import find_head
 from dccl_flower.models.small import small_cnn, vgg16_cifar, vgg16_slim
 from dccl_flower.seeds import isolated_rng
 
@@ -46,17 +47,6 @@ def build_model(
         if library == "torchvision":
             return _torchvision_model(model, num_classes, pretrained)
         return OWN_MODELS[name](in_channels, num_classes)
-
-
-def find_head(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Return name and module of the last linear layer, the one that gives the logits.
-
-    Raises ConfError where the model has none.
-    """
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linear:
-        raise ConfError(f"{type(model).__name__}: a model needs a linear head")
-    return linear[-1]
 
 
 def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:

@@ -66,7 +66,7 @@ CASES = [
     (["run", "digits", "data.path=nowhere"], "/nowhere: no such folder"),
     (["run", "digits", "data.path=odd"], "data.image_column=image: the data have columns picture"),
     (["run", "digits", "model.base=resnet9000"], "model.base=resnet9000: unknown model; allowed"),
-    (["run", "digits", "model.base=vgg16_cifar"], "model.base=vgg16_cifar: does not fit images"),
+    (["run", "digits", "model.base=vgg16_cifar"], "model.base=vgg16_cifar: does not go with"),
     (
         ["run", "digits", "model.base=timm/resnet18", "model.shared_stem=true"],
         "model.shared_stem=true: conv1 is coupled to",

@@ -11,7 +11,6 @@ from torch import nn
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.models.zoo import build_model
-from dccl_flower.simulations import cost_report as module
 from dccl_flower.simulations.cli import cli
 from dccl_flower.simulations.cost_report import cost_report, cost_table
 
@@ -87,11 +86,16 @@ def test_memory_follows_batch_size_and_momentum():
 
 
 def test_a_share_of_nothing_is_null(monkeypatch):
-    norm_free = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    monkeypatch.setattr(module, "build_base", lambda *_: norm_free)
-    shares = cost_report(load_conf("digits"))["share_of_base"]["co-submodel"]
+    def build(name, channels, classes, pretrained, seed, purpose):
+        if purpose == "base":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        return build_model(name, channels, classes, pretrained, seed, purpose)
+
+    monkeypatch.setattr("dccl_flower.models.build.build_model", build)
+    conf = load_conf("digits", ["model.co.name=small_cnn"])
+    shares = cost_report(conf)["share_of_base"]["co-submodel"]
     assert shares["batch_bytes"] is None
-    assert shares["parameters"] == pytest.approx(4370 / 650)
+    assert shares["parameters"] == pytest.approx(260682 / 650)
 
 
 def test_pretrained_weights_are_not_asked_for(monkeypatch):

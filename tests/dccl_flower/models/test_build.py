@@ -252,13 +252,20 @@ def test_pretrained_weights_go_where_they_are_asked_for(calls):
     }
 
 
-@pytest.mark.parametrize("control", ["mimic", "cloud_submodel", "none"])
-def test_devices_never_fetch_pretrained_weights(calls, control):
+@pytest.mark.parametrize(
+    ("control", "built"),
+    [
+        ("mimic", {"co", "mimic"}),
+        ("cloud_submodel", {"co", "base"}),
+        ("none", {"co"}),
+    ],
+)
+def test_devices_build_what_they_need_and_never_fetch_pretrained_weights(calls, control, built):
     conf = make_conf(pretrained=True, control=control)
     conf.model.co = BackboneConf("small_cnn", pretrained=True)
     conf.model.mimic = BackboneConf("small_cnn", pretrained=True)
     build_device_modules(conf, GREY, 10)
-    assert {"co", "mimic"} <= set(calls)
+    assert set(calls) == built
     assert not any(pretrained for _, pretrained in calls.values())
     assert conf.model.pretrained
     assert conf.model.co.pretrained

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dccl_flower.models.control import CONTROLS, NoControl
+from dccl_flower.models.control import CONTROLS, NoControl, choose_control
 from dccl_flower.models.frozen import Frozen, copy_frozen, exchanged_state, frozen_names
 
 
@@ -94,5 +94,20 @@ def test_nothing_in_it_trains():
     assert not control.body.stem.norm.module.training
 
 
-def test_the_controls_are_those_of_the_configuration():
-    assert CONTROLS == ("mimic", "cloud_submodel", "none")
+@pytest.mark.parametrize(("name", "chosen"), [("mimic", 0), ("cloud_submodel", 1)])
+def test_a_control_is_chosen_by_name(name, chosen):
+    models = Net(0), Net(1), Net(2)
+    assert choose_control(name, *models) is models[chosen]
+
+
+def test_without_control_the_co_submodel_s_own_parts_are_held():
+    control = choose_control("none", Net(0), Net(1), Net(2))
+    assert isinstance(control, NoControl)
+    held, own = control.body.stem.conv.state_dict(), Net(2).body.stem.conv.state_dict()
+    assert torch.equal(held["module.weight"], own["module.weight"])
+
+
+def test_another_control_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"^control='x': expected one of mimic, cloud_submodel, n"):
+        choose_control("x", Net(0), Net(1), Net(2))
+    assert tuple(CONTROLS) == ("mimic", "cloud_submodel", "none")

@@ -9,9 +9,10 @@ from torchvision.models.vgg import VGG, make_layers
 
 from dccl_flower.config import ConfError
 from dccl_flower.models.frozen import Frozen, exchanged_state
+from dccl_flower.models.head import find_head
 from dccl_flower.models.small import PlainCNN
 from dccl_flower.models.split import co_channels, narrow, slice_co, split_vertically, stem_names
-from dccl_flower.models.zoo import build_model, find_head
+from dccl_flower.models.zoo import build_model
 
 CLASSES = 5
 # Name, image shape, and (cloud, co) channels of the first and of the last convolution.

@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from dccl_flower.config import ConfError
-from dccl_flower.models.zoo import OWN_MODELS, build_model, check_model, find_head
+from dccl_flower.models.zoo import OWN_MODELS, build_model, check_model
 
 BUILT = ["small_cnn", "torchvision/mobilenet_v3_small", "timm/mobilenetv3_small_050"]
 
@@ -123,18 +123,6 @@ def test_torchvision_models_are_refused_for_grey_images():
     assert str(caught.value) == (
         "model.base=torchvision/resnet18: torchvision models take RGB images; set data.rgb=true"
     )
-
-
-def test_the_head_is_the_last_linear_layer():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
-    name, head = find_head(model)
-    assert name == "1.0"
-    assert head is model[1][0]
-
-
-def test_a_model_without_a_linear_layer_has_no_head():
-    with pytest.raises(ConfError, match="Sequential: a model needs a linear head"):
-        find_head(nn.Sequential(nn.Conv2d(3, 4, 1)))
 
 
 def test_a_pretrained_torchvision_model_gets_a_head_of_our_classes(monkeypatch):
