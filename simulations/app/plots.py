@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.app.results import Results, virtual_seconds
+from dccl_flower.simulations.figures import save_figure
 
 
 def plot_curves(results: Results, path: Path) -> None:

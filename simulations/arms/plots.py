@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dccl_flower.simulations.figures import save_figure
 from dccl_flower.simulations.arms.report import Comparison, Curves
+from dccl_flower.simulations.figures import save_figure
 
 
 def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
