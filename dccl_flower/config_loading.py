@@ -75,7 +75,8 @@ def _laid_over(given: dict[str, Any], overrides: Sequence[str], name: str) -> Co
 
 def dump_conf(conf: Conf) -> str:
     """Return the resolved configuration as YAML that :func:`load_conf` reads back."""
-    return yaml.safe_dump(asdict(conf), sort_keys=False, allow_unicode=True)
+    # Escapes beside ASCII: PyYAML folds the line breaks of Unicode where it may write them.
+    return yaml.safe_dump(asdict(conf), sort_keys=False)
 
 
 def check_conf(conf: Conf) -> None:

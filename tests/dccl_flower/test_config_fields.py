@@ -7,7 +7,7 @@ from math import inf, nan, nextafter
 from operator import attrgetter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dccl_flower.config import Bound, ConfError
@@ -82,6 +82,7 @@ def test_a_bound_holds_at_its_edges(key):
         refused(with_value(key, value), key)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_number_is_allowed_where_its_bound_says_so(data):
     key = data.draw(st.sampled_from(sorted(NUMBERS)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from refusals import refusal
 
@@ -84,6 +84,8 @@ def test_quotes_keep_null_a_text_in_a_file(tmp_path):
     assert (plain.data.group_column, quoted.data.group_column) == (None, "null")
 
 
+@settings(deadline=None)
+@example("", "\x85:ü", ["a\u2028 b", "\ufeffc\n\n d "])
 @given(st.text(), st.one_of(st.none(), st.text()), st.lists(st.text()))
 def test_any_text_is_dumped_and_read_back(name, column, changes):
     conf = DcCclConf(name=f"n{name}")
@@ -168,6 +170,7 @@ def test_a_hostile_file_is_refused_in_one_line(tmp_path, text):
     assert len(str(caught.value)) < 1000
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*<,!?|>#%@'\"\n\t 0~=", max_size=40))
 def test_any_text_is_read_or_refused_in_one_line(text):
     message = "file: "
