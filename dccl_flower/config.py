@@ -295,3 +295,19 @@ class Conf:
         for key in ("deadline", "over_sampling"):
             if devices.profiles is None and getattr(devices, key) not in (None, 1):
                 raise ConfError(f"devices.{key}={getattr(devices, key)}: needs devices.profiles")
+
+
+@dataclass
+class SubmodelsConf(Conf):
+    """An experiment with a base model that is cut in two, and a mimic of its larger part."""
+
+    model: MimicModelConf = section(MimicModelConf)
+    control: Literal["mimic", "cloud_submodel", "none"] = "mimic"
+    normalisation: Normalisation = "batch"
+
+
+def with_submodels(conf: Conf) -> SubmodelsConf:
+    """Return a configuration whose method has submodels. Raises ConfError for any other."""
+    if not isinstance(conf, SubmodelsConf):
+        raise ConfError(f"method.name={conf.method.name}: its base model is not cut in two")
+    return conf

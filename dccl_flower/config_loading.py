@@ -115,9 +115,12 @@ def _layer(kind: Any, key: str, text: str, method: str) -> dict[str, Any]:
     """Return an override as nested sections; its text is YAML where no single value belongs."""
     hint, parts = kind, key.split(".")
     for part in parts:
-        if part not in hints(hint):
+        if get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+        elif part in hints(hint):
+            hint = hints(hint)[part]
+        else:
             raise unknown_key(key, hints(hint), method)
-        hint = hints(hint)[part]
     layer: Any = text
     if is_dataclass(hint) or get_origin(hint) in (list, dict):
         layer = read_yaml(key, text)

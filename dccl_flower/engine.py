@@ -25,4 +25,4 @@ class RoundFacts:
     worker_peak_mb: float = 0.0
 
 
-AfterRound = Callable[[int, State, RoundFacts], None]
+AfterRound = Callable[[int, State, RoundFacts], object]

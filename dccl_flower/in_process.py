@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from dccl_flower.codecs import FP32, Codec, State, check_finite, encoded_bytes
@@ -82,8 +83,9 @@ class InProcess:
     def _facts(self, cohort: Cohort, spent: Counter[str]) -> RoundFacts:
         down = sum(size for kind, size in spent.items() if kind.endswith("_down"))
         up = sum(size for kind, size in spent.items() if kind.endswith("_up"))
-        clock = (cohort.virtual_seconds, cohort.late, cohort.gone)
-        return RoundFacts(cohort.devices, down, up, *clock, worker_peak_mb=peak_rss_mb())
+        clock: dict[str, Any] = {"virtual_seconds": cohort.virtual_seconds}
+        clock |= {"late": cohort.late, "gone": cohort.gone}
+        return RoundFacts(cohort.devices, down, up, worker_peak_mb=peak_rss_mb(), **clock)
 
     def _answers(
         self, number: int, asks: Mapping[int, Ask], devices: Sequence[int]

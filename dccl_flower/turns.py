@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any, get_type_hints
 
 KIND = "turn"
@@ -40,7 +39,7 @@ def from_config(config: Mapping[str, Any], kinds: Sequence[type]) -> Any:
     return _built(by_name[name], config)
 
 
-def _built(kind: type, config: Mapping[str, Any]) -> Any:
+def _built(kind: Any, config: Mapping[str, Any]) -> Any:
     given = {}
     for name, key, own in _fields(kind):
         if is_dataclass(own):
@@ -53,7 +52,7 @@ def _built(kind: type, config: Mapping[str, Any]) -> Any:
 
 
 @cache
-def _fields(kind: type) -> tuple[tuple[str, str, Any], ...]:
+def _fields(kind: Any) -> tuple[tuple[str, str, Any], ...]:
     """Return name, key and type of each field; looking up the types takes a while."""
     hints = get_type_hints(kind)
     return tuple((f.name, f.name.replace("_", "-"), hints[f.name]) for f in fields(kind))
@@ -68,7 +67,7 @@ def _values(turn: Any) -> Iterator[tuple[str, Any, Any]]:
             yield key, kind, value
 
 
-def _checked(turn: str, key: str, kind: type, value: Any) -> Plain:
+def _checked(turn: str, key: str, kind: Any, value: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind or value == "":  # Flower cannot count the bytes of an empty text

@@ -10,7 +10,7 @@ from rich import box
 from rich.filesize import pick_unit_and_suffix
 from rich.table import Table
 
-from dccl_flower.config import Conf
+from dccl_flower.config import Conf, SubmodelsConf, with_submodels
 from dccl_flower.data.images import open_images
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import Parts, build_without_data
@@ -49,7 +49,7 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     is null where the base model has none of the quantity. Weights are neither loaded nor drawn.
     Raises ConfError where the data or a model is impossible.
     """
-    images = open_images(conf.data)
+    conf, images = with_submodels(conf), open_images(conf.data)
     costs = _costs(conf, images.shape, images.num_classes)
     control, device = ROWS[conf.control]
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
@@ -97,7 +97,7 @@ def cost_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _costs(conf: Conf, shape: tuple[int, int, int], num_classes: int) -> dict[str, Cost]:
+def _costs(conf: SubmodelsConf, shape: tuple[int, int, int], num_classes: int) -> dict[str, Cost]:
     example = torch.zeros(1, *shape)
 
     def count(parts: Parts) -> dict[str, Cost]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from dccl_flower.config import MethodConf, section
+from dccl_flower.config import ConfError, MethodConf, section
 from dccl_flower.data.batches import Pair, endless
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.experiment import Experiment
+from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import LOSSES
@@ -25,8 +26,8 @@ from dccl_flower.method import Method, MethodKind, OnProgress, Round
 from dccl_flower.models.build import build_base
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
-from dccl_flower.strategies.dc_ccl.conf import DcCclConf
-from dccl_flower.strategies.dc_ccl.kind import DC_CCL, build_server, conf_of
+from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
+from dccl_flower.strategies.dc_ccl.kind import DC_CCL, build_server
 from dccl_flower.strategies.dc_ccl.method import DcCclServer
 from dccl_flower.strategies.plain import ServedAlone
 
@@ -118,6 +119,10 @@ class Base(ServedAlone):
 
     def plan(self, num_rounds: int) -> None:
         """Take no note: rounds change nothing."""
+
+    def workload(self) -> Workload:
+        """Raise ConfError: no device is ever asked."""
+        raise ConfError("method.name=central: no device takes a turn")
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Change nothing."""

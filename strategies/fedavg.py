@@ -21,7 +21,7 @@ from dccl_flower.learning.fusion import State, average
 from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Ask, MethodKind, OnProgress, Round
 from dccl_flower.models.build import build_base
-from dccl_flower.models.frozen import frozen_names
+from dccl_flower.models.frozen import Frozen, frozen_names
 from dccl_flower.models.split import slice_co
 from dccl_flower.models.zoo import build_model
 from dccl_flower.strategies.answers import copies_of
@@ -76,7 +76,9 @@ def _model(experiment: Experiment) -> nn.Module:
     )
     co = slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)
     for name in frozen_names(co):
-        co.set_submodule(name, co.get_submodule(name).module.requires_grad_(True))
+        part = co.get_submodule(name)
+        assert isinstance(part, Frozen)
+        co.set_submodule(name, part.module.requires_grad_(True))
     return co
 
 

@@ -84,7 +84,8 @@ class DeviceClient(NumPyClient):
         for device in config["devices"]:
             self._take_parcels(device, config)
         own = {key: value for key, value in config.items() if f"{key}{HASH}" not in config}
-        codec, answers, told = CODECS[config["codec"]], [], {}
+        codec, answers = CODECS[config["codec"]], []
+        told: Metrics = {}
         for device in config["devices"]:
             answer, ask = self._answer(parameters, own, device)
             update = encoded_answer(codec, ask, answer, self._memory(config, device))

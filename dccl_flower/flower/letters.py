@@ -71,7 +71,13 @@ class Letter:
         beside = {f"{BESIDE}{name}": to_bytes(state) for name, state in ask.beside.items()}
         own = {"codec": codec.name, "is-update": ask.like is None}
         self._round = common[ROUND]
-        self.config = {**common, **own, **to_config(ask.turn), **self.digests, **beside}
+        self.config: dict[str, Any] = {
+            **common,
+            **own,
+            **to_config(ask.turn),
+            **self.digests,
+            **beside,
+        }
 
     @property
     def reserved(self) -> set[str]:
@@ -82,7 +88,7 @@ class Letter:
         self, devices: Sequence[int], shared: bool, parcels: Sequence[str], given: Mapping[str, Any]
     ) -> RecordDict:
         """Return a message to one device, or to several that share it, with the parcels named."""
-        who = {"devices": list(devices)} if shared else {"device": devices[0]}
+        who: dict[str, Any] = {"devices": list(devices)} if shared else {"device": devices[0]}
         blobs = {name: self.ask.keep[name].blob() for name in parcels}
         config = ConfigRecord({**given, **self.config, **who, **blobs})
         return RecordDict({"arrays": self.arrays, "config": config})
@@ -101,7 +107,7 @@ class Letter:
         except ValueError as error:
             raise ValueError(f"{who} replied with what does not fit: {error}") from error
         check_finite(state, who)
-        told = dict(metrics)
+        told: dict[str, Any] = dict(metrics)
         wanted = {name: torch.tensor(told.pop(name)) for name in self.ask.wants if name in told}
         if len(wanted) < len(self.ask.wants):
             raise ValueError(f"{who} did not tell its {', '.join(self.ask.wants)}")

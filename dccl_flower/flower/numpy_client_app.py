@@ -47,8 +47,10 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     @app.query("node")
     def node(message: Message, context: Context) -> Message:
         keys = ("partition-id", "num-partitions")
-        told = {key: int(context.node_config[key]) for key in keys if key in context.node_config}
-        return _reply(message, {"metrics": MetricRecord(told)})
+        record = MetricRecord()
+        for key in (key for key in keys if key in context.node_config):
+            record[key] = int(context.node_config[key])
+        return _reply(message, {"metrics": record})
 
     @app.query("holds")
     def holds(message: Message, context: Context) -> Message:

@@ -171,8 +171,11 @@ class Rounds(FedAvg):
         """Tell of the last round; bytes are those since the last call."""
         devices = sorted(device for reply in self.replies for device in reply.devices)
         peak = max((reply.peak_rss_mb for reply in self.replies), default=0.0)
-        clock = (self.cohort.virtual_seconds, self.cohort.late, self.cohort.gone)
-        return RoundFacts(devices, *self.ledger.close_round(), *clock, worker_peak_mb=peak)
+        down, up = self.ledger.close_round()
+        clock = self.cohort
+        return RoundFacts(
+            devices, down, up, clock.virtual_seconds, clock.late, clock.gone, worker_peak_mb=peak
+        )
 
     @property
     def _format(self) -> Codec:

@@ -163,9 +163,7 @@ def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int
     return base
 
 
-def round_recipe(
-    rounds: RoundsConf, server_round: int, statistics: str = "batch"
-) -> LocalRecipe:
+def round_recipe(rounds: RoundsConf, server_round: int, statistics: str = "batch") -> LocalRecipe:
     """Return what each side does in a round whose batch norms work with these ``statistics``."""
     return LocalRecipe(
         steps=rounds.local_steps,

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import BackboneConf, Conf, ConfError
+from dccl_flower.config import BackboneConf, Conf, ConfError, SubmodelsConf
 from dccl_flower.models.control import CONTROLS, Submodels
 from dccl_flower.models.head import find_head
 from dccl_flower.models.normalisation import NORM_RULES
@@ -24,7 +24,7 @@ Shape = tuple[int, int, int]
 Chosen = TypeVar("Chosen")
 
 
-def build_submodels(conf: Conf, shape: Shape, num_classes: int) -> Submodels:
+def build_submodels(conf: SubmodelsConf, shape: Shape, num_classes: int) -> Submodels:
     """Build cloud submodel, co-submodel and mimic for images of shape (C, H, W).
 
     Without names of their own the co-submodel is a slice of the base model and the mimic has the
@@ -40,10 +40,13 @@ def build_base(conf: Conf, shape: Shape, num_classes: int) -> nn.Module:
 
     Raises ConfError where it does not go with the images.
     """
-    return Parts(conf, shape, num_classes).base
+    # Of the sections of a configuration that cuts its base model this part reads none.
+    return Parts(cast(SubmodelsConf, conf), shape, num_classes).base
 
 
-def build_device_modules(conf: Conf, shape: Shape, num_classes: int) -> tuple[nn.Module, nn.Module]:
+def build_device_modules(
+    conf: SubmodelsConf, shape: Shape, num_classes: int
+) -> tuple[nn.Module, nn.Module]:
     """Build co-submodel and control as a device does: architectures only, weights come by wire.
 
     Raises ConfError where a model does not go with the images or cannot be cut.
@@ -64,7 +67,7 @@ def build_device_modules(conf: Conf, shape: Shape, num_classes: int) -> tuple[nn
 
 
 def build_without_data(
-    conf: Conf, shape: Shape, num_classes: int, choose: Callable[[Parts], Chosen]
+    conf: SubmodelsConf, shape: Shape, num_classes: int, choose: Callable[[Parts], Chosen]
 ) -> Chosen:
     """Return what is chosen of the submodels, without data where they can be built and cut so.
 
@@ -86,7 +89,7 @@ class Parts:
     Their attributes raise ConfError where a model does not go with the images or cannot be cut.
     """
 
-    def __init__(self, conf: Conf, shape: Shape, num_classes: int) -> None:
+    def __init__(self, conf: SubmodelsConf, shape: Shape, num_classes: int) -> None:
         self._conf, self._model = conf, conf.model
         self._shape, self._num_classes = shape, num_classes
         self._example = torch.zeros(2, *shape)
@@ -190,7 +193,7 @@ class Parts:
             raise ValueError(f"gives {given}, expected logits {expected}")
 
 
-def _bare(conf: Conf) -> Conf:
+def _bare(conf: SubmodelsConf) -> SubmodelsConf:
     """Return the configuration without weights to be fetched."""
     model = conf.model
     co, mimic = (replace(backbone, pretrained=False) for backbone in (model.co, model.mimic))

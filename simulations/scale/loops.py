@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.experiment import Experiment
 from dccl_flower.method import Method, find_method
 from dccl_flower.models.build import build_device_modules
@@ -37,8 +37,8 @@ def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
 
 def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     """Take the turns and return what they cost; the mimic is taken from the cache."""
-    conf, images = experiment.conf, experiment.images
-    _, mimic = build_device_modules(conf, images.shape, images.num_classes)
+    conf, images = with_submodels(experiment.conf), experiment.images
+    mimic = build_device_modules(conf, images.shape, images.num_classes)[1]
     method = _prepared(experiment)
     mimic.load_state_dict(method.state_dict(method.initial_state())["mimic"])
     return loop(experiment, mimic.eval().requires_grad_(False))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.experiment import Experiment
 from dccl_flower.models.build import build_base
 from dccl_flower.models.split import slice_co
@@ -46,7 +46,7 @@ def per_turn(costs: Sequence[RoundCost]) -> dict[str, Any] | None:
 
 def co_submodel(experiment: Experiment) -> nn.Module:
     """Build the co-submodel with its first weights."""
-    conf, images = experiment.conf, experiment.images
+    conf, images = with_submodels(experiment.conf), experiment.images
     base = build_base(conf, images.shape, images.num_classes)
     example = torch.zeros(2, *images.shape)
     return slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)

@@ -6,28 +6,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dccl_flower.config import (
-    Conf,
     ConfError,
     DistilConf,
-    MimicModelConf,
-    Normalisation,
     PretrainConf,
+    SubmodelsConf,
     TwoSidedRoundsConf,
     bound,
     section,
 )
+from dccl_flower.experiment import Experiment
 
 
 @dataclass
-class DcCclConf(Conf):
+class DcCclConf(SubmodelsConf):
     """One experiment with DC-CCL."""
 
-    model: MimicModelConf = section(MimicModelConf)
     pretrain: PretrainConf = section(PretrainConf)
     distil: DistilConf = section(DistilConf)
     rounds: TwoSidedRoundsConf = section(TwoSidedRoundsConf)
-    control: Literal["mimic", "cloud_submodel", "none"] = "mimic"
-    normalisation: Normalisation = "batch"
     loss: Literal["ce", "prior_corrected"] = "ce"
     fusion: Literal["average", "class_wise_head"] = "average"
     head_tuning: Literal["none", "federated"] = "none"
@@ -58,3 +54,9 @@ class DcCclConf(Conf):
         if mimic not in (None, co):
             given = f"model.mimic.name={mimic}"
             raise ConfError(f"model.co_start=mimic: not with {given}, another architecture")
+
+
+def conf_of(experiment: Experiment) -> DcCclConf:
+    """Return the configuration with the sections of DC-CCL."""
+    assert isinstance(experiment.conf, DcCclConf)
+    return experiment.conf

@@ -17,7 +17,7 @@ from dccl_flower.method import MethodKind, OnProgress
 from dccl_flower.models.build import build_device_modules, build_submodels
 from dccl_flower.models.normalisation import NORM_RULES
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
-from dccl_flower.strategies.dc_ccl.conf import DcCclConf
+from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.device import DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, workload
 from dccl_flower.strategies.dc_ccl.prepared import prepare
@@ -44,12 +44,6 @@ def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
         compute=experiment.compute,
         on_progress=on_progress,
     )
-
-
-def conf_of(experiment: Experiment) -> DcCclConf:
-    """Return the configuration with the sections of DC-CCL."""
-    assert isinstance(experiment.conf, DcCclConf)
-    return experiment.conf
 
 
 def build_server(experiment: Experiment, on_progress: OnProgress, kind: type[Server]) -> Server:

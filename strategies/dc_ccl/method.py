@@ -219,13 +219,11 @@ class DcCclServer:
         wants: Sequence[str] = (),
     ) -> dict[int, Ask]:
         """Return an ask a width, of which each device gets that of its tier."""
-        asks = {}
+        asks, given, co = {}, beside or {}, "co"
         for share in self._shares:
-            part = (
-                state if share == 1 or self._widths is None else self._widths.part_of(state, share)
-            )
-            more = {"keep": self._keep, "wants": wants, "sends": "co", "brings": "co"}
-            asks[share] = Ask(part, turn(share), beside or {}, **more)
+            whole = share == 1 or self._widths is None
+            part = state if whole or not self._widths else self._widths.part_of(state, share)
+            asks[share] = Ask(part, turn(share), given, self._keep, None, wants, co, co)
         if self._fleet is None:
             return dict.fromkeys(devices, asks[1.0])
         return {device: asks[self._fleet.tier_of(device).co_share] for device in devices}

@@ -17,6 +17,7 @@ from dccl_flower.data.images import cache_root
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_folder
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
+from dccl_flower.strategies.dc_ccl.conf import conf_of
 
 MODELS = ("cloud_submodel", "mimic")
 DIGEST_FILE = "SHA256"
@@ -50,7 +51,7 @@ def prepare(experiment: Experiment, cloud: Cloud) -> None:
 
 def prepared_key(experiment: Experiment) -> str:
     """Return a hash of everything that cloud submodel and mimic depend on."""
-    conf, runtime = experiment.conf, experiment.conf.runtime
+    conf, runtime = conf_of(experiment), experiment.conf.runtime
     model = replace(conf.model, co_start="base")  # which matters only later
     return content_key(
         code_digest(),

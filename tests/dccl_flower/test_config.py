@@ -253,7 +253,7 @@ def test_every_word_that_a_key_allows_is_taken(key, values):
 
 
 def test_what_an_arm_changes_is_a_list_of_overrides(tmp_path):
-    given = ["arms.strict=[fusion=class_wise_head,rounds.scaffold=true]"]
+    given = ["arms.changes.strict=[fusion=class_wise_head,rounds.scaffold=true]"]
     conf = load_conf(write_yaml(tmp_path, ""), given)
-    assert conf.arms.strict == ["fusion=class_wise_head", "rounds.scaffold=true"]
-    assert conf.arms.published == []
+    assert conf.arms.changes["strict"] == ["fusion=class_wise_head", "rounds.scaffold=true"]
+    assert conf.arms.rows == "dc_ccl"

@@ -35,7 +35,7 @@ def _other_method(monkeypatch):
     kinds = {"other": OtherConf, "plain": Conf}
 
     def find(name):
-        return MethodKind(kinds[name], None, None) if name in kinds else find_method(name)
+        return MethodKind(kinds[name], None, None, None) if name in kinds else find_method(name)
 
     monkeypatch.setattr(config_loading, "find_method", find)
 
@@ -97,7 +97,7 @@ def test_a_file_of_a_method_s_own_may_not_hold_another_s_keys(tmp_path, text, ke
 
 def test_what_neither_method_knows_is_refused(tmp_path):
     message = refusal("method.name=other", conf=write(tmp_path, "distill: {lr: 1}\n"))
-    assert message.startswith("distill: unknown key; allowed here: data, devices, method, model")
+    assert message.startswith("distill: unknown key; allowed here: arms, data, devices, method, model")
     message = refusal("method.name=other", conf=write(tmp_path, "rounds: {cloud_wait: 1}\n"))
     assert message.startswith("rounds.cloud_wait: unknown key; allowed here: count, device_batch")
 
@@ -105,8 +105,8 @@ def test_what_neither_method_knows_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("override", "key", "allowed"),
     [
-        ("distil.lr=0.1", "distil.lr", "data, devices, method, model, name, rounds"),
-        ("loss=ce", "loss", "data, devices, method"),
+        ("distil.lr=0.1", "distil.lr", "arms, data, devices, method, model, name, rounds"),
+        ("loss=ce", "loss", "arms, data, devices, method"),
         ("model.mimic.name=x", "model.mimic.name", "base, co, co_ratio, pretrained, shared_stem"),
         ("rounds={cloud_weight: 1}", "rounds.cloud_weight", "count, device_batch_size"),
     ],

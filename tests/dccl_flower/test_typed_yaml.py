@@ -70,11 +70,13 @@ def test_a_boolean_has_yaml_s_names(tmp_path, text, value):
 
 @pytest.mark.parametrize("text", ["no", "yes", "on", "1e5", "010", "2024-01-01", "1:30", "${seed}"])
 def test_a_plain_text_in_a_file_stays_text(tmp_path, text):
-    given = f"name: {text}\ndata: {{name: {text}}}\narms: {{strict: [{text}]}}\n"
+    given = f"name: {text}\ndata: {{name: {text}}}\narms: {{changes: {{strict: [{text}]}}}}\n"
     if "$" in text:
-        given = f"name: {text}\ndata:\n  name: {text}\narms:\n  strict:\n  - {text}\n"
+        given = (
+            f"name: {text}\ndata:\n  name: {text}\narms:\n  changes:\n    strict:\n    - {text}\n"
+        )
     conf = load_conf(write(tmp_path, given))
-    assert (conf.name, conf.data.name, conf.arms.strict) == (text, text, [text])
+    assert (conf.name, conf.data.name, conf.arms.changes["strict"]) == (text, text, [text])
 
 
 def test_quotes_keep_null_a_text_in_a_file(tmp_path):
@@ -90,7 +92,7 @@ def test_quotes_keep_null_a_text_in_a_file(tmp_path):
 def test_any_text_is_dumped_and_read_back(name, column, changes):
     conf = DcCclConf(name=f"n{name}")
     conf.data.group_column = f"c{column}" if column is not None else None
-    conf.arms.strict = [f"c{change}" for change in changes]
+    conf.arms.changes["strict"] = [f"c{change}" for change in changes]
     assert typed(DcCclConf, read_yaml("dumped", dump_conf(conf))) == conf
 
 

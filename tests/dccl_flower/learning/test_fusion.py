@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dccl_flower.learning.fusion import (
-    FUSIONS,
-    NEED_CLASS_COUNTS,
     Copy,
+    Fusion,
     average,
     class_wise_head,
-    with_pooled_statistics,
 )
 from dccl_flower.models.frozen import exchanged_state
 
@@ -165,20 +163,20 @@ HEAD_DEVICES = [
 
 
 def test_class_wise_head_by_hand():
-    fused = class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5)
+    fused = class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5, "head")
     assert fused["head.weight"].tolist() == [[7.0, 7.0], [9.0, 9.0], [8.0, 8.0]]
     assert fused["head.bias"].tolist() == [2.0, 4.0, 3.0]
 
 
 def test_class_wise_head_without_a_cloud_copy_by_hand():
     # The devices' halves times their shares: class 0 is the second's, class 1 goes 2/3, 1/3.
-    fused = class_wise_head(None, HEAD_DEVICES, 0.5)
+    fused = class_wise_head(None, HEAD_DEVICES, 0.5, "head")
     torch.testing.assert_close(fused["head.weight"][:, 0], torch.tensor([16.0, 32 / 3, 12.0]))
     torch.testing.assert_close(fused["head.bias"], torch.tensor([8.0, 16 / 3, 6.0]))
 
 
 def test_class_wise_head_averages_all_but_the_head():
-    fused, plain = (rule(HEAD_CLOUD, HEAD_DEVICES, 0.5) for rule in (class_wise_head, average))
+    fused, plain = (rule(HEAD_CLOUD, HEAD_DEVICES, 0.5) for rule in (Fusion(True), Fusion()))
     assert list(fused) == list(plain)
     for name in ("body.weight", "norm.running_mean"):
         assert torch.equal(fused[name], plain[name])
@@ -190,16 +188,18 @@ def test_class_wise_head_without_a_bias_is_the_same():
         Copy({"head.weight": copy.state["head.weight"]}, copy.count, copy.class_counts)
         for copy in (HEAD_CLOUD, *HEAD_DEVICES)
     ]
-    fused = class_wise_head(copies[0], copies[1:], 0.5)
+    fused = class_wise_head(copies[0], copies[1:], 0.5, "head")
     assert list(fused) == ["head.weight"]
     assert fused["head.weight"][:, 0].tolist() == [7.0, 9.0, 8.0]
 
 
 def test_the_class_wise_head_of_equal_proportions_is_the_plain_average():
     copies = [
-        Copy({"w": torch.rand(3, 2)}, count, count * torch.tensor([1, 2, 1])) for count in (5, 1, 3)
+        Copy({"w.weight": torch.rand(3, 2)}, count, count * torch.tensor([1, 2, 1]))
+        for count in (5, 1, 3)
     ]
-    fused, plain = (rule(copies[0], copies[1:], 0.3) for rule in (class_wise_head, average))
+    rules = (Fusion(class_wise_head=True, head="w"), Fusion())
+    fused, plain = (rule(copies[0], copies[1:], 0.3) for rule in rules)
     torch.testing.assert_close(fused, plain)
 
 
@@ -208,13 +208,16 @@ def test_class_wise_head_needs_the_class_counts_of_every_copy(silent):
     copies = [HEAD_CLOUD, *HEAD_DEVICES]
     copies[silent] = replace(copies[silent], class_counts=None)
     with pytest.raises(ValueError, match="needs class counts of every copy"):
-        class_wise_head(copies[0], copies[1:], 0.5)
+        class_wise_head(copies[0], copies[1:], 0.5, "head")
 
 
 def test_a_device_without_samples_does_not_count_for_the_class_wise_head():
     devices = [*HEAD_DEVICES, head_copy(1e6, 1e6, 0, torch.zeros(3, dtype=torch.long))]
-    fused = class_wise_head(HEAD_CLOUD, devices, 0.5)
-    torch.testing.assert_close(fused, class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5))
+    fused = class_wise_head(HEAD_CLOUD, devices, 0.5, "head")
+    torch.testing.assert_close(fused, class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5, "head"))
+
+
+POOLED = Fusion(pooled_statistics=True)
 
 
 def side(value, mean, count):
@@ -224,41 +227,42 @@ def side(value, mean, count):
 
 def test_pooled_statistics_count_how_far_the_sides_lie_apart():
     # Means -1 and 1 of equal weight: 0, and every input is 1 away from it.
-    fused = with_pooled_statistics(average)(side(0.0, -1.0, 0), [side(2.0, 1.0, 5)], 0.5)
+    fused = POOLED(side(0.0, -1.0, 0), [side(2.0, 1.0, 5)], 0.5)
     assert (fused["running_mean"].item(), fused["running_var"].item()) == (0.0, 1.0)
 
 
 def test_pooled_statistics_weigh_the_copies_as_the_average_does():
     # 1/4 to -1, 3/8 each to 1 and 3: mean 5/4, and squares 1/4 + 3/8 + 27/8 less 25/16.
     devices = [side(2.0, 1.0, 5), side(4.0, 3.0, 5)]
-    fused = with_pooled_statistics(average)(side(0.0, -1.0, 0), devices, 0.25)
+    fused = POOLED(side(0.0, -1.0, 0), devices, 0.25)
     assert (fused["running_mean"].item(), fused["running_var"].item()) == (1.25, 2.4375)
-    alone = with_pooled_statistics(average)(None, devices, 0.25)
+    alone = POOLED(None, devices, 0.25)
     assert (alone["running_mean"].item(), alone["running_var"].item()) == (2.0, 1.0)
 
 
-@pytest.mark.parametrize("name", ["average", "class_wise_head"])
-def test_pooling_changes_statistics_alone(name):
-    rule = FUSIONS[name]
+@pytest.mark.parametrize("rule", [Fusion(), Fusion(class_wise_head=True)])
+def test_pooling_changes_statistics_alone(rule):
     counts = torch.tensor([1, 2])
     copies = [
         Copy({**norm_state(seed), "head.weight": torch.rand(2, 3)}, seed, counts + seed)
         for seed in range(3)
     ]
     plain = rule(copies[0], copies[1:], 0.5)
-    pooled = with_pooled_statistics(rule)(copies[0], copies[1:], 0.5)
+    pooled = replace(rule, pooled_statistics=True)(copies[0], copies[1:], 0.5)
     assert list(pooled) == list(plain)
     changed = [name for name in plain if not torch.allclose(plain[name], pooled[name], atol=1e-6)]
     assert changed == ["1.running_var"]
-    by_name = FUSIONS[f"{name}_pooled"](copies[0], copies[1:], 0.5)
-    assert all(torch.equal(by_name[entry], pooled[entry]) for entry in plain)
 
 
-def test_the_published_rule_goes_by_the_name_average():
-    assert FUSIONS["average"] is average
+def test_the_head_is_the_one_that_is_named_and_not_the_last_matrix():
+    state = {"head.weight": torch.zeros(3, 2), "other.weight": torch.zeros(3, 2)}
+    ones = {name: torch.ones(3, 2) for name in state}
+    cloud, device = Copy(state, 0, torch.tensor([1, 1, 0])), Copy(ones, 4, torch.tensor([0, 0, 4]))
+    fused = Fusion(class_wise_head=True, head="head")(cloud, [device], 0.5)
+    assert fused["head.weight"][:, 0].tolist() == [0.0, 0.0, 1.0]
+    assert fused["other.weight"][:, 0].tolist() == [0.5, 0.5, 0.5]
 
 
-def test_the_class_wise_head_goes_by_its_name_and_asks_for_counts():
-    assert FUSIONS["class_wise_head"] is class_wise_head
-    asking = [name for name in FUSIONS if name in NEED_CLASS_COUNTS]
-    assert asking == ["class_wise_head", "class_wise_head_pooled"]
+def test_only_a_class_wise_head_needs_class_counts():
+    asking = [Fusion(a, b).needs_class_counts for a in (False, True) for b in (False, True)]
+    assert asking == [False, False, True, True]

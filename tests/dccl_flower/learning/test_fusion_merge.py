@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.learning.fusion import FUSIONS, Copy, average, class_wise_head, merge
+from dccl_flower.learning.fusion import Copy, Fusion, average, merge
+
+FUSIONS = [Fusion(head, pooled) for head in (False, True) for pooled in (False, True)]
 
 
 def copy_of(value, count, classes):
@@ -30,7 +32,7 @@ COPIES = [copy_of(4.0, 2, [0, 2, 0]), copy_of(8.0, 6, [3, 3, 0])]
 
 def test_merging_by_hand():
     # A quarter of 4 and three of 8; in a mixture their variance is that and 1/4 * 9 + 3/4 * 1.
-    merged, pooled = (merge(COPIES, FUSIONS[name]) for name in ("average", "average_pooled"))
+    merged, pooled = (merge(COPIES, rule) for rule in FUSIONS[:2])
     for copy, variance in ((merged, 7.0), (pooled, 10.0)):
         expected = {n: torch.full(t.shape, 7.0).double() for n, t in COPIES[0].state.items()}
         expected["norm.running_var"].fill_(variance)
@@ -40,7 +42,7 @@ def test_merging_by_hand():
 
 def test_merging_class_wise_by_hand():
     # Class 0 is the second's alone, and class 1 goes by two samples and three.
-    merged = merge(COPIES, class_wise_head)
+    merged = merge(COPIES, Fusion(class_wise_head=True))
     expected = torch.tensor([8.0, 6.4, 7.0], dtype=torch.float64)
     torch.testing.assert_close(merged.state["head.bias"], expected)
     assert merged.state["body.weight"].unique().tolist() == [7.0]
@@ -54,7 +56,7 @@ def test_merged_class_counts_weigh_classes_by_the_samples_trained_on():
 
 def test_merging_one_copy_changes_no_bit():
     state = {name: tensor / 7 for name, tensor in COPIES[0].state.items()}
-    for rule in FUSIONS.values():
+    for rule in FUSIONS:
         merged = merge([Copy(state, 7, torch.tensor([3, 4, 0]))], rule)
         assert (merged.count, merged.class_counts.tolist()) == (7, [3.0, 4.0, 0.0])
         for name, tensor in state.items():
@@ -65,7 +67,7 @@ def test_merging_where_one_is_silent_about_its_classes_tells_none():
     copies = [COPIES[0], replace(COPIES[1], class_counts=None)]
     assert merge(copies, average).class_counts is None
     with pytest.raises(ValueError, match="needs class counts of every copy"):
-        merge(copies, class_wise_head)
+        merge(copies, Fusion(class_wise_head=True))
 
 
 @pytest.mark.parametrize("counts", [[0], [0, 0]])
@@ -75,7 +77,7 @@ def test_merging_needs_samples(counts):
 
 
 def test_merging_changes_no_copy():
-    merged = merge(COPIES[:1], class_wise_head)
+    merged = merge(COPIES[:1], Fusion(class_wise_head=True))
     for tensor in merged.state.values():
         tensor.zero_()
     assert all(tensor.unique().tolist() == [4.0] for tensor in COPIES[0].state.values())
@@ -125,11 +127,10 @@ def grouped_copies(draw):
     return groups
 
 
-@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("rule", FUSIONS)
 @settings(deadline=None, max_examples=25)
 @given(grouped_copies(), st.none() | copies_of(has_samples=False), st.floats(0, 1), st.booleans())
-def test_fusing_merged_groups_is_fusing_one_by_one(name, groups, cloud, share, in_stages):
-    rule = FUSIONS[name]
+def test_fusing_merged_groups_is_fusing_one_by_one(rule, groups, cloud, share, in_stages):
     merged = [merge(group, rule) for group in groups]
     if in_stages:  # as a worker does that has many devices
         merged = [merge([merge(merged[:-1], rule), merged[-1]], rule)] if merged[1:] else merged

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from dccl_flower.learning.losses import LOSSES, cross_entropy, prior_corrected
+from dccl_flower.learning.losses import LOSSES
+
+
+def cross_entropy(counts):
+    return LOSSES["ce"].made(lambda: counts)
+
+
+def prior_corrected(counts):
+    return LOSSES["prior_corrected"].made(lambda: counts)
+
 
 logit_rows = st.lists(
     st.lists(st.floats(-20, 20, width=32), min_size=3, max_size=3), min_size=1, max_size=5
@@ -87,6 +96,10 @@ def test_cross_entropy_does_not_look_at_the_counts():
         assert value == pytest.approx(math.log(4))
 
 
-def test_losses_go_by_name():
-    assert LOSSES["ce"] is cross_entropy
-    assert LOSSES["prior_corrected"] is prior_corrected
+def test_samples_are_counted_only_where_they_matter():
+    def never():
+        raise AssertionError("counted")
+
+    LOSSES["ce"].made(never)
+    with pytest.raises(AssertionError, match="counted"):
+        LOSSES["prior_corrected"].made(never)

@@ -13,7 +13,7 @@ from dccl_flower.learning.batch_statistics import (
     step_statistics,
 )
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
-from dccl_flower.learning.fusion import Copy, average, with_pooled_statistics
+from dccl_flower.learning.fusion import Copy, Fusion
 from dccl_flower.learning.server_update import ServerUpdate
 from dccl_flower.models.frozen import Frozen
 
@@ -117,7 +117,8 @@ def side(mean, variance, count):
 
 
 def test_the_server_tells_each_side_of_the_other_and_serves_the_mixture():
-    update = ServerUpdate(TwoSidedRoundsConf(cloud_weight=0.75), with_pooled_statistics(average))
+    fusion = Fusion(pooled_statistics=True)
+    update = ServerUpdate(TwoSidedRoundsConf(cloud_weight=0.75), fusion, "head")
     assert all(not beside.statistics for beside in update.other_sides())
     cloud, devices = side(0.0, 1.0, 0), [side(2.0, 1.0, 1), side(6.0, 1.0, 3)]
     recipe = LocalRecipe(1, 0.1, statistics="mixed")

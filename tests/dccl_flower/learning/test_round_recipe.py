@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from dccl_flower.config import TwoSidedRoundsConf
-from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, learning_rate, round_recipe
+from dccl_flower.learning.controlled import (
+    STATISTICS,
+    LocalRecipe,
+    late_statistics,
+    learning_rate,
+    round_recipe,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +33,7 @@ def test_learning_rate_of_every_round(schedule, num_rounds, expected):
 @pytest.mark.parametrize(("after", "first_late"), [(0.0, 1), (0.34, 4), (0.5, 6), (1.0, 11)])
 def test_batch_statistics_serve_for_their_share_of_the_rounds(statistics, after, first_late):
     rounds = TwoSidedRoundsConf(count=10, freeze_statistics_after=after)
-    used = [round_recipe(rounds, r, statistics).statistics for r in range(1, 11)]
+    used = [late_statistics(rounds, r, statistics) for r in range(1, 11)]
     assert used == ["batch"] * (first_late - 1) + [statistics] * (11 - first_late)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.learning.fusion import Copy, average, with_pooled_statistics
+from dccl_flower.learning.fusion import Copy, Fusion, average
 from dccl_flower.learning.widths import leading, level
 
 WIDE = {"w": torch.arange(6.0).view(2, 3), "b": torch.tensor([10.0, 20.0])}
@@ -69,6 +69,6 @@ def test_pooled_statistics_of_channels_that_few_hold_are_those_of_the_few():
         )
 
     wide, narrow = copy(1, [0.0, 7.0], [1.0, 2.0]), copy(1, [2.0], [1.0])
-    fused = with_pooled_statistics(average)(None, level([wide, narrow], wide.state), 0.0)
+    fused = Fusion(pooled_statistics=True)(None, level([wide, narrow], wide.state), 0.0)
     assert fused["n.running_mean"].tolist() == [1.0, 7.0]
     assert fused["n.running_var"].tolist() == [2.0, 2.0]  # 1 within and (2 - 0)² / 4 between

@@ -12,7 +12,6 @@ from dccl_flower.models.build import (
     build_base,
     build_device_modules,
     build_submodels,
-    check_models,
 )
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
@@ -281,9 +280,5 @@ def test_devices_build_what_they_need_and_never_fetch_pretrained_weights(calls, 
 )
 def test_an_unknown_model_is_refused_with_its_key(key, options):
     with pytest.raises(ConfError) as caught:
-        check_models(make_conf(**options).model, 3)
+        build_submodels(make_conf(**options), (3, 32, 32), 10)
     assert str(caught.value).startswith(f"{key}=resnet: unknown model; ")
-
-
-def test_known_models_pass_the_check():
-    check_models(make_conf(co=TIMM, mimic="vgg16_cifar").model, 1)
