@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -115,6 +116,7 @@ class Parts:
         with self.blaming(self.key("co")):
             NORM_RULES[self._conf.normalisation].apply(co)
             self._try(co)
+            find_head(co, example=self._example)
         return co
 
     @cached_property
@@ -133,8 +135,8 @@ class Parts:
         return "model.base"
 
     @contextmanager
-    def blaming(self, key: str) -> Iterator[None]:
-        """Turn what foreign code raises inside into one line that names the key.
+    def blaming(self, key: str, fault: str = "") -> Iterator[None]:
+        """Turn what foreign code raises inside into one line that names the key and the fault.
 
         A library tells by any exception at all that it does not like a model or an image.
         """
@@ -148,8 +150,8 @@ class Parts:
             given = f"{key}={attrgetter(key)(self._conf)}"
             if isinstance(error, ConfError):
                 raise ConfError(f"{given}: {error}") from error
-            images = f"does not go with images {self._shape}"
-            raise ConfError(f"{given}: {images} ({_cause(error)})") from error
+            fault = fault or f"does not go with images {self._shape}"
+            raise ConfError(f"{given}: {fault} ({_cause(error)})") from error
 
     def _base(self, purpose: str) -> nn.Module:
         return self._built("model.base", self._model.base, self._model.pretrained, purpose)
@@ -169,22 +171,15 @@ class Parts:
         return model
 
     def _cut(self, base: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
-        with self.blaming("model.base"):
+        with self.blaming("model.base", "cannot be cut in two"):
             return cut(base, self._example, self._model.co_ratio, self._model.shared_stem)
 
     def _try(self, model: nn.Module) -> None:
-        """Raise what the model raises for the images, or ValueError where it gives no logits.
-
-        The model and all random draws stay as they are.
-        """
-        modes = [(module, module.training) for module in model.modules()]
+        """Raise what the model raises for the images, or ValueError where it gives no logits."""
+        tried = copy.deepcopy(model)
         with isolated_rng(self._conf.seed, "try"), torch.no_grad():
-            self._check_logits(model.eval()(self._example))
-            if self._example.is_meta:  # without data a step of training changes nothing
-                self._check_logits(model.train()(self._example))
-        for module, training in modes:
-            module.training = training
-        find_head(model, example=self._example)
+            self._check_logits(tried.eval()(self._example))
+            self._check_logits(tried.train()(self._example))
 
     def _check_logits(self, output: Any) -> None:
         expected = (len(self._example), self._num_classes)

@@ -104,6 +104,7 @@ def _traced(model: nn.Module) -> list[str] | None:
     except Exception:  # whatever a foreign forward() says to tensors without values
         return None
     modules = dict(bare.named_modules())
+    fixed = _fixed(graph)
     (output,) = graph.find_nodes(op="output")
     sources: dict[str, None] = {}
     pending, seen = list(output.all_input_nodes), set()
@@ -111,7 +112,7 @@ def _traced(model: nn.Module) -> list[str] | None:
         node = pending.pop(0)
         if node not in seen:
             seen.add(node)
-            source, behind = _look_behind(node, modules)
+            source, behind = _look_behind(node, modules, fixed)
             pending += behind
             if source is not None:
                 sources[source] = None
@@ -121,10 +122,26 @@ def _traced(model: nn.Module) -> list[str] | None:
     return [f"a {kind} of {_listed(list(sources))}"]
 
 
-def _look_behind(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, list[fx.Node]]:
+def _fixed(graph: fx.Graph) -> dict[fx.Node, str]:
+    """Return the nodes that come of the model's own tensors alone, with the name of the first."""
+    fixed: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        own = [fixed.get(n) for n in node.all_input_nodes]
+        if node.op == "get_attr":
+            fixed[node] = str(node.target)
+        elif own and own[0] is not None and None not in own:
+            fixed[node] = own[0]
+    return fixed
+
+
+def _look_behind(
+    node: fx.Node, modules: dict[str, nn.Module], fixed: dict[fx.Node, str]
+) -> tuple[str | None, list[fx.Node]]:
     """Return the source of logits that a node is, or else the nodes that it has its values from."""
     if node.op == "placeholder":
         return "the images", []
+    if node in fixed:
+        return fixed[node], []
     if node.op == "call_module":
         name = str(node.target)
         module = modules[name]
@@ -136,10 +153,10 @@ def _look_behind(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str | No
     called = str(getattr(called, "__name__", called)).strip("_")
     if called in SHAPES:
         return None, []
-    constants = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
-    if constants and called not in ELEMENTWISE:
-        return constants[0], []
-    return None, [n for n in node.all_input_nodes if n.op != "get_attr"]
+    own_tensors = [fixed[n] for n in node.all_input_nodes if n in fixed]
+    if own_tensors and called not in ELEMENTWISE:
+        return own_tensors[0], []
+    return None, [n for n in node.all_input_nodes if n not in fixed]
 
 
 def _watched(model: nn.Module, example: Tensor) -> list[str] | None:

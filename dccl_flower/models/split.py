@@ -7,6 +7,7 @@ that must be cut together.
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 import torch_pruning as tp
@@ -94,7 +95,10 @@ def _cut(
     base: nn.Module, example: Tensor, co_ratio: float, stem: list[str], keep_cloud: bool
 ) -> nn.Module:
     model = copy.deepcopy(base)
-    graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+    with warnings.catch_warnings():
+        # Of parameters of the model's own, such as a layer scale, the channels come last.
+        warnings.filterwarnings("ignore", "Unwrapped parameters detected")
+        graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
     _, head = find_head(model, name=find_head(base, example=example)[0])
     kept_whole = [head] + [model.get_submodule(name) for name in stem]
     for group in list(graph.get_all_groups([head], root_module_types=list(CUT_LAYERS))):

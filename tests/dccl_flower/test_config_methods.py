@@ -97,7 +97,9 @@ def test_a_file_of_a_method_s_own_may_not_hold_another_s_keys(tmp_path, text, ke
 
 def test_what_neither_method_knows_is_refused(tmp_path):
     message = refusal("method.name=other", conf=write(tmp_path, "distill: {lr: 1}\n"))
-    assert message.startswith("distill: unknown key; allowed here: arms, data, devices, method, model")
+    assert message.startswith(
+        "distill: unknown key; allowed here: arms, data, devices, method, model"
+    )
     message = refusal("method.name=other", conf=write(tmp_path, "rounds: {cloud_wait: 1}\n"))
     assert message.startswith("rounds.cloud_wait: unknown key; allowed here: count, device_batch")
 

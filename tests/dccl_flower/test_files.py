@@ -104,7 +104,8 @@ def test_nothing_stays_behind_when_filling_fails(tmp_path, error):
         fill(target)
         raise error
 
-    with pytest.raises(type(error)):
+    told = ConfError if isinstance(error, OSError) else type(error)
+    with pytest.raises(told):
         write_folder(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
 

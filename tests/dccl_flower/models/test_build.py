@@ -13,7 +13,7 @@ from dccl_flower.models.build import (
     build_device_modules,
     build_submodels,
 )
-from dccl_flower.models.control import NoControl
+from dccl_flower.models.control import CONTROLS, NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
 from dccl_flower.models.zoo import build_model
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
@@ -282,3 +282,165 @@ def test_an_unknown_model_is_refused_with_its_key(key, options):
     with pytest.raises(ConfError) as caught:
         build_submodels(make_conf(**options), (3, 32, 32), 10)
     assert str(caught.value).startswith(f"{key}=resnet: unknown model; ")
+
+
+VIT = "timm/vit_tiny_patch16_224"
+
+
+@pytest.mark.parametrize("error", [AssertionError, RuntimeError, IndexError, TypeError, KeyError])
+@pytest.mark.parametrize(
+    ("key", "options", "purpose"),
+    [
+        ("model.base", {"base": "vgg16_slim"}, "base"),
+        ("model.base", {"base": "vgg16_slim"}, "mimic"),
+        ("model.base", {"base": "vgg16_slim", "co": "small_cnn"}, "base"),
+        ("model.co.name", {"co": "vgg16_slim"}, "co"),
+        ("model.co.name", {"co": "vgg16_slim"}, "mimic"),
+        ("model.mimic.name", {"mimic": "vgg16_slim"}, "mimic"),
+    ],
+)
+@pytest.mark.parametrize("build_or_run", ["build", "run"])
+def test_whatever_a_library_raises_is_one_line_with_the_key(
+    monkeypatch, error, key, options, purpose, build_or_run
+):
+    def build(*args):
+        model = build_model(*args)
+        if args[-1] == purpose:
+            if build_or_run == "build":
+                raise error("its reason\nand more")
+            model.features.register_forward_pre_hook(fail)
+        return model
+
+    def fail(*_):
+        raise error("its reason\nand more")
+
+    monkeypatch.setattr(build_module, "build_model", build)
+    with pytest.raises(ConfError) as caught:
+        build_submodels(make_conf(**options), RGB, 10)
+    said = str(caught.value)
+    assert said.startswith(f"{key}=vgg16_slim: does not go with images (3, 32, 32) (")
+    assert "its reason" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_no_model_is_to_blame_for_passes(monkeypatch, error):
+    def build(*_):
+        raise error
+
+    monkeypatch.setattr(build_module, "build_model", build)
+    for built in (build_submodels, build_device_modules, build_base):
+        with pytest.raises(error):
+            built(make_conf(), GREY, 10)
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("model.base", {"base": VIT}),
+        ("model.base", {"base": VIT, "co": "small_cnn", "control": "cloud_submodel"}),
+        ("model.co.name", {"co": VIT}),
+        ("model.co.name", {"co": VIT, "mimic": "small_cnn"}),
+        ("model.mimic.name", {"mimic": VIT}),
+    ],
+)
+def test_a_model_of_another_image_size_is_refused_by_cloud_and_device_alike(key, options):
+    for built in (build_submodels, build_device_modules):
+        with pytest.raises(ConfError) as caught:
+            built(make_conf(**options), RGB, 10)
+        assert str(caught.value) == (
+            f"{key}={VIT}: does not go with images (3, 32, 32) "
+            "(Input height (32) doesn't match model (224).)"
+        )
+
+
+class Twins(nn.Module):
+    def __init__(self, when_training):
+        super().__init__()
+        self.net, self.when_training = nn.Linear(64, 10), when_training
+
+    def forward(self, x):
+        logits = self.net(x.flatten(1))
+        return (logits, logits) if self.training == self.when_training else logits
+
+
+@pytest.mark.parametrize("when_training", [True, False])
+def test_a_model_that_gives_something_else_than_logits_is_refused(monkeypatch, when_training):
+    monkeypatch.setattr(build_module, "build_model", lambda *_: Twins(when_training))
+    for built in (build_base, build_device_modules):
+        with pytest.raises(ConfError) as caught:
+            built(make_conf(co="small_cnn", control="cloud_submodel"), GREY, 10)
+        assert "_cnn: does not go with images (1, 8, 8) (gives tuple, expected logits (2, 10))" in (
+            str(caught.value)
+        )
+
+
+def test_a_model_that_cannot_be_cut_is_refused_by_cloud_and_device_alike():
+    for built in (build_submodels, build_device_modules):
+        with pytest.raises(ConfError, match=r"^model.base=timm/ghostnet_050: cannot be cut in two"):
+            built(make_conf(base="timm/ghostnet_050"), (3, 64, 64), 10)
+
+
+def test_two_heads_are_refused_with_the_key():
+    for built in (build_submodels, build_device_modules):
+        with pytest.raises(ConfError) as caught:
+            built(make_conf(co="timm/deit_tiny_distilled_patch16_224"), (3, 224, 224), 10)
+        assert str(caught.value).startswith("model.co.name=timm/deit_tiny_distilled_patch16_224: ")
+
+
+def test_trying_a_model_changes_nothing_in_it():
+    torch.manual_seed(3)
+    draws = torch.random.get_rng_state()
+    submodels = build_submodels(make_conf(co=TIMM), RGB, 10)
+    assert torch.equal(torch.random.get_rng_state(), draws)
+    for model in (submodels.cloud, submodels.co, submodels.mimic):
+        assert all(module.training for module in model.modules())
+        counters = [t for n, t in model.state_dict().items() if n.endswith("batches_tracked")]
+        assert not any(counters)
+
+
+@pytest.mark.parametrize("control", ["mimic", "cloud_submodel", "none"])
+def test_devices_cut_a_base_model_with_parameters_of_its_own(control):
+    conf, shape = make_conf(base="timm/convnext_atto", control=control), (3, 64, 64)
+    submodels = build_submodels(conf, shape, 10)
+    co, on_device = build_device_modules(conf, shape, 10)
+    assert shapes(co) == shapes(submodels.co)
+    sent = CONTROLS[control](submodels)
+    assert shapes(on_device) == shapes(sent)
+    on_device.load_state_dict(sent.state_dict())
+    assert torch.equal(on_device(torch.ones(2, *shape)), sent.eval()(torch.ones(2, *shape)))
+
+
+class Peculiar(nn.Module):
+    """A net that computes with what its state leaves out, or with one tensor under two names."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 1)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 10)
+        self.factor = None
+        if kind == "loose":
+            self.factor = torch.full((1,), 3.0)
+        elif kind == "unsaved":
+            del self.factor
+            self.register_buffer("factor", torch.full((1,), 3.0), persistent=False)
+        else:
+            self.third = nn.Conv2d(4, 4, 1)
+            self.third.weight = self.second.weight
+
+    def forward(self, x):
+        h = self.second(self.first(x))
+        h = self.third(h) if self.factor is None else h * self.factor
+        return self.head(h.mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", ["loose", "unsaved", "tied"])
+def test_a_device_computes_with_what_the_wire_leaves_out(monkeypatch, kind):
+    monkeypatch.setattr(build_module, "build_model", lambda *_: Peculiar(kind))
+    conf = make_conf(co="small_cnn")
+    submodels, (co, _) = build_submodels(conf, GREY, 10), build_device_modules(conf, GREY, 10)
+    co.load_state_dict(submodels.co.state_dict())
+    images = torch.randn(2, *GREY)
+    assert torch.equal(co(images), submodels.co(images))
+    assert len(list(co.parameters())) == len(list(submodels.co.parameters()))
