@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -40,3 +40,8 @@ def isolated_rng(seed: int, *keys: str | int) -> Iterator[None]:
     with _GLOBAL_RNG, torch.random.fork_rng(devices):
         torch.manual_seed(derive_seed(seed, *keys))
         yield
+
+
+def alone() -> AbstractContextManager[object]:
+    """Return a scope in which no other thread of this process is inside :func:`isolated_rng`."""
+    return _GLOBAL_RNG

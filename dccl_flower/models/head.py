@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dccl_flower.config import ConfError
-from dccl_flower.seeds import isolated_rng
+from dccl_flower.seeds import alone
 
 LISTED = 12
 # What asks for a shape alone, and so passes no values on.
@@ -99,7 +99,7 @@ def _traced(model: nn.Module) -> list[str] | None:
         # The trace runs the model's own code, which may keep what it sees: on a copy, then.
         bare = _copy_around(model, {id(p): p for p in model.parameters()})
         # While it traces, torch.fx changes what every module of the process does when called.
-        with isolated_rng(0, "trace"):
+        with alone():
             graph = _Tracer().trace(bare)
     except Exception:  # whatever a foreign forward() says to tensors without values
         return None

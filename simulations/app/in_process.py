@@ -14,6 +14,7 @@ from dccl_flower.device_store import DeviceStore
 from dccl_flower.experiment import Experiment
 from dccl_flower.in_process import InProcess
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
+from dccl_flower.seeds import alone
 from dccl_flower.simulations.app.experiment_run import one_line, run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
 from dccl_flower.simulations.app.run_folder import claim_folder, make_folder
@@ -71,9 +72,10 @@ class OnThreads:
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Take the turn, and leave the number of threads as it was."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
-            return self._half.turn(ask, device)
-        finally:
-            torch.set_num_threads(before)
+        with alone():  # the number is the whole process's, and the server may be training too
+            before = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+            try:
+                return self._half.turn(ask, device)
+            finally:
+                torch.set_num_threads(before)
