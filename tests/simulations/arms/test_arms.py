@@ -3,28 +3,30 @@ from __future__ import annotations
 import pytest
 
 from dccl_flower.config import ConfError
+from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.arms.arms import (
-    ARMS,
     arm_conf,
     arm_jobs,
-    co_steps,
+    load_arms,
     parse_arms,
     parse_seeds,
+    steps_of,
 )
 
-EXEMPLARS = "arms.exemplars=[exemplars=50,rounds.lr=0.07]"
-PUBLISHED = "arms.published=[loss=ce]"
+TABLE = load_arms("dc_ccl")
+EXEMPLARS = "arms.changes.exemplars=[exemplars=50,rounds.lr=0.07]"
+PUBLISHED = "arms.changes.published=[loss=ce]"
 
 
 def test_all_arms_by_default_and_a_subset_once_each():
-    assert parse_arms(None) == list(ARMS)
-    assert parse_arms("strict, mimic,strict") == ["strict", "mimic"]
+    assert parse_arms(None, TABLE.arms) == list(TABLE.arms)
+    assert parse_arms("strict, mimic,strict", TABLE.arms) == ["strict", "mimic"]
 
 
 @pytest.mark.parametrize("text", ["bogus", "strict,,mimic", ""])
 def test_an_unknown_arm_is_named_with_what_is_allowed(text):
     with pytest.raises(ConfError, match=r"unknown arm; allowed are cloud-submodel, mimic"):
-        parse_arms(text)
+        parse_arms(text, TABLE.arms)
 
 
 def test_seeds_in_the_order_given():
@@ -38,56 +40,65 @@ def test_a_seed_that_is_no_integer_is_named(text):
 
 
 def test_an_arm_lays_its_variant_and_then_its_own_change_over_the_configuration():
-    conf = arm_conf("distr-d", "digits", [PUBLISHED, "rounds.lr=0.3"], 4)
+    conf = arm_conf(TABLE, "distr-d", "digits", [PUBLISHED, "rounds.lr=0.3"], 4)
     assert (conf.loss, conf.control, conf.rounds.lr, conf.seed) == ("ce", "cloud_submodel", 0.3, 4)
     assert conf.runtime.reuse
-    assert arm_conf("no-control", "digits", [PUBLISHED], 4).control == "none"
-    assert arm_conf("strict", "digits", [PUBLISHED], 4).loss == "prior_corrected"
-    assert arm_conf("exemplars", "digits", [EXEMPLARS], 4).rounds.lr == 0.07
+    assert arm_conf(TABLE, "no-control", "digits", [PUBLISHED], 4).control == "none"
+    assert arm_conf(TABLE, "strict", "digits", [PUBLISHED], 4).loss == "prior_corrected"
+    assert arm_conf(TABLE, "exemplars", "digits", [EXEMPLARS], 4).rounds.lr == 0.07
 
 
 def test_an_arm_s_paths_mean_the_same_in_its_own_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["devices.profiles=./mine.yaml", "data.path=data"]
-    conf = arm_conf("published", "digits", given, 0)
+    conf = arm_conf(TABLE, "published", "digits", given, 0)
     assert conf.devices.profiles == f"{tmp_path}/mine.yaml"
     assert conf.data.path == f"{tmp_path}/data"
 
 
-def test_arms_that_the_configuration_cannot_run_are_refused():
-    with pytest.raises(ConfError, match=r"arms\.exemplars must set exemplars above 0"):
-        arm_conf("exemplars", "digits", ["arms.exemplars=[]"], 0)
-    with pytest.raises(ConfError, match="arm strict: exemplars=50: must be 0"):
-        arm_conf("strict", "digits", ["exemplars=50"], 0)
+def test_a_change_of_an_arm_that_there_is_not_is_refused():
+    with pytest.raises(ConfError, match=r"^arms\.changes\.strikt: no such arm or group; arms are"):
+        arm_conf(TABLE, "strict", "digits", ["arms.changes.strikt=[loss=ce]"], 0)
+
+
+def test_an_arm_may_be_of_another_method():
+    conf = arm_conf(TABLE, "fedavg", "digits", ["loss=ce", "rounds.lr=0.3"], 0)
+    assert (conf.method.name, conf.rounds.lr) == ("fedavg", 0.3)
+    assert not hasattr(conf, "loss")
+
+
+def test_rows_may_start_from_others():
+    mixed = load_arms("mixed")
+    assert list(mixed.arms) == list(TABLE.arms)
+    assert (mixed.low, mixed.high) == (TABLE.low, TABLE.high)
+    assert "normalisation=batch_mixed" in mixed.arms["strict"].set
 
 
 def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
     arms = ["strict", "mimic", "cloud-submodel", "central-m"]
-    jobs = arm_jobs("digits", [], arms, [0, 1], tmp_path)
-    assert list(jobs)[:4] == [
-        ("cloud-submodel", 0),
-        ("cloud-submodel", 1),
-        ("mimic", 0),
-        ("mimic", 1),
-    ]
-    assert list(jobs)[4:] == [("central-m", 0), ("strict", 0), ("central-m", 1), ("strict", 1)]
+    jobs = arm_jobs(TABLE, "digits", [], arms, [0, 1], tmp_path)
+    assert list(jobs)[:2] == [("cloud-submodel", 0), ("cloud-submodel", 1)]
+    assert list(jobs)[2:5] == [("mimic", 0), ("central-m", 0), ("strict", 0)]
     assert len({job.folder for job in jobs.values()}) == 8
-    again = arm_jobs("digits", [], arms, [0, 1], tmp_path)
+    again = arm_jobs(TABLE, "digits", [], arms, [0, 1], tmp_path)
     assert again == jobs
-    changed = arm_jobs("digits", ["rounds.lr=0.01"], arms, [0, 1], tmp_path)
+    changed = arm_jobs(TABLE, "digits", ["rounds.lr=0.01"], arms, [0, 1], tmp_path)
     assert changed["strict", 0].key != jobs["strict", 0].key
-    other_arm = arm_jobs("digits", ["arms.exemplars=[exemplars=7]"], arms, [0, 1], tmp_path)
+    other_arm = arm_jobs(
+        TABLE, "digits", ["arms.changes.exemplars=[exemplars=7]"], arms, [0, 1], tmp_path
+    )
     assert other_arm == jobs
 
 
 def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
-    overrides = ["arms.strict=[rounds.count=30]"]
+    overrides = ["arms.changes.strict=[rounds.count=30]"]
     with pytest.raises(ConfError, match=r"arm strict: 480 steps are more than the 240"):
-        arm_jobs("digits", overrides, ["central-m", "strict"], [0], tmp_path)
-    arm_jobs("digits", overrides, ["strict"], [0], tmp_path)
-    assert co_steps(arm_conf("strict", "digits", overrides, 0)) == 480
+        arm_jobs(TABLE, "digits", overrides, ["central-m", "strict"], [0], tmp_path)
+    arm_jobs(TABLE, "digits", overrides, ["strict"], [0], tmp_path)
+    assert steps_of(arm_conf(TABLE, "strict", "digits", overrides, 0)) == 480
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "paper", "probe"])
 def test_every_arm_of_these_configurations_is_possible(name, tmp_path):
-    assert len(arm_jobs(name, [], list(ARMS), [0], tmp_path)) == len(ARMS)
+    table = load_arms(load_conf(name).arms.rows)
+    assert len(arm_jobs(table, name, [], list(table.arms), [0], tmp_path)) == len(table.arms)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dccl_flower.simulations.arms.comparison import command_line
+from dccl_flower.simulations.reports import command_line
 
 
 def test_the_command_over_a_table_tells_no_path_of_a_machine():
