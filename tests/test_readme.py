@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dccl_flower.config_loading import load_conf
-from dccl_flower.simulations.experiment import open_experiment
+from dccl_flower.simulations.experiment import check_devices, open_experiment
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 COMMANDS = re.findall(r"^dccl run ((?!CONF)[^#\n]*)", README, flags=re.MULTILINE)
@@ -24,4 +24,4 @@ def test_a_command_of_the_readme_is_accepted(command):
     name, *overrides = [word for word in shlex.split(command) if not word.startswith("--")]
     conf = load_conf(name, [text for text in overrides if "PATH/TO" not in text])
     if conf.data.name == "digits":
-        open_experiment(conf).device_modules()
+        check_devices(open_experiment(conf))

@@ -47,7 +47,7 @@ def test_the_wheel_holds_every_source_file_and_nothing_else(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected
     assert {name.split("/")[0] for name in names} == {"dccl_flower"}
-    assert "dccl_flower/strategies/dc_ccl.py" in names
+    assert "dccl_flower/strategies/dc_ccl/method.py" in names
     assert "dccl_flower/conf/digits.yaml" in names
     assert "dccl_flower/py.typed" in names
 

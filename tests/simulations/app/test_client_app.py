@@ -11,7 +11,7 @@ from dccl_flower.simulations.app import client_app
 def forget():
     yield
     client_app.cached_experiment.cache_clear()
-    client_app._scratch_modules.cache_clear()
+    client_app._half.cache_clear()
 
 
 def clients_of(tmp_path, *overrides):
@@ -23,17 +23,15 @@ def clients_of(tmp_path, *overrides):
 
 def test_modules_and_data_stay_in_the_process(tmp_path):
     first, second = clients_of(tmp_path)
-    assert second._co is first._co
-    assert second._control is first._control
+    assert second._half is first._half
 
 
 def test_without_residency_each_message_meets_them_anew(tmp_path):
     first, second = clients_of(tmp_path, "runtime.resident=false")
-    assert second._co is not first._co
-    assert second._control is not first._control
+    assert second._half is not first._half
 
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_the_configuration_says_whether_logits_are_kept(tmp_path, cached):
     client, _ = clients_of(tmp_path, f"runtime.cache_logits={str(cached).lower()}")
-    assert client._cache_logits is cached
+    assert client._half._cache_logits is cached

@@ -22,6 +22,7 @@ def round_event(number, seconds):
         "event": "round",
         "round": number,
         "total": 4,
+        "score": "accuracy",
         "accuracy": 0.5,
         "seconds": seconds,
         **sizes,
@@ -42,8 +43,8 @@ EVENTS = [
 def test_plain_lines_tell_phase_round_accuracy_bytes_and_time_left():
     assert shown(EVENTS).splitlines() == [
         "starting Flower",
-        "pretraining the cloud submodel: epoch 2/3, about 6 s left",
-        "pretraining the cloud submodel: 3 epochs done",
+        "pretrain: epoch 2/3, about 6 s left",
+        "pretrain: 3 epochs done",
         "round 1/4: accuracy 50.0%, 2.0 MB sent, about 27 s left",
         "round 2/4: accuracy 50.0%, 4.0 MB sent, about 4 s left",
     ]
@@ -59,8 +60,7 @@ def test_the_table_has_a_row_a_model():
     results = {
         "conf": {"name": "toy"},
         "seed": 3,
-        "cloud_submodel": scores,
-        "mimic": scores,
+        "references": {"cloud_submodel": scores, "mimic": scores},
         "final": {**scores, "accuracy": 0.95},
     }
     console = Console(file=io.StringIO(), width=120)

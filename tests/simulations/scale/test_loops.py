@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.config_loading import load_conf
+from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.scale.loops import loop, take_turn
 
@@ -68,7 +69,8 @@ def test_the_logits_of_the_control_are_added():
 
 def test_the_loop_meters_rounds_with_and_without_the_mimic():
     experiment = open_experiment(load_conf("digits", SMALL))
-    _, mimic = experiment.device_modules()
+    conf, images = with_submodels(experiment.conf), experiment.images
+    _, mimic = build_device_modules(conf, images.shape, images.num_classes)
     result = loop(experiment, mimic.eval())
     assert list(result["rounds"]) == ["none", "mimic"]
     for costs in result["rounds"].values():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dccl_flower.config import RoundsConf
+from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.config_loading import load_conf
+from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
@@ -36,7 +37,8 @@ def test_a_turn_costs_the_mean_of_all_turns():
 
 def test_the_co_submodel_is_that_of_the_devices_with_weights(experiment):
     co = co_submodel(experiment)
-    on_devices, _ = experiment.device_modules()
+    conf, images = with_submodels(experiment.conf), experiment.images
+    on_devices, _ = build_device_modules(conf, images.shape, images.num_classes)
     shapes = [(name, tensor.shape) for name, tensor in co.state_dict().items()]
     assert shapes == [(name, tensor.shape) for name, tensor in on_devices.state_dict().items()]
     assert all(torch.any(p != 0) for name, p in co.named_parameters() if "weight" in name)
