@@ -91,7 +91,7 @@ CASES = [
     (["arms", "digits", "--seeds", "0,x"], "--seeds 'x': expected integers from 0 up"),
     (
         ["arms", "digits", "arms.changes.strikt=[loss=ce]"],
-        "arms.changes.strikt: no such arm or group",
+        "strikt: no such arm or group",
     ),
     (["arms", "digits", "arms.changes.strict=[rounds.count=99]"], "arm strict: 1584 steps"),
     (["arms", "digits", "arms.changes.strict=[bogus=1]"], "bogus: unknown key"),
