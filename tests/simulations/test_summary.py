@@ -16,7 +16,7 @@ def write_run(folder, seed, accuracy, overrides=(), name="digits"):
         "conf": asdict(load_conf(name, [f"seed={seed}", "runtime.workers=1", *overrides])),
         "seed": seed,
         "final": {**scores, "plug_in_gap": 0.01},
-        "cloud_submodel": {**scores, "accuracy": 0.8},
+        "references": {"cloud_submodel": {**scores, "accuracy": 0.8}},
         "wire": {"co_down": 15_000_000, "co_up": 5_000_000},
         "seconds": {"total": 30.0},
     }

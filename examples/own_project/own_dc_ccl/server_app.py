@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower import Cloud
-from dccl_flower.config import DistilConf, RoundsConf
+from dccl_flower.config import DistilConf, TwoSidedRoundsConf
 from dccl_flower.strategies import DcCcl
 from own_dc_ccl.task import (
     CLOUD_CLASSES,
@@ -38,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = DcCcl(
         cloud,
         num_devices=int(context.run_config["num-devices"]),
-        rounds=RoundsConf(count=num_rounds, local_steps=40, lr=0.3),
+        rounds=TwoSidedRoundsConf(count=num_rounds, local_steps=40, lr=0.3),
         loss="prior_corrected",
     )
 
