@@ -60,7 +60,8 @@ def _fields(kind: Any) -> tuple[tuple[str, str, Any], ...]:
 
 
 def _values(turn: Any) -> Iterator[tuple[str, Any, Any]]:
-    for name, key, kind in _fields(type(turn)):
+    turn_type: Any = type(turn)  # mypy does not take a type for hashable
+    for name, key, kind in _fields(turn_type):
         value = getattr(turn, name)
         if is_dataclass(kind):
             yield from _values(value)
