@@ -6,7 +6,7 @@ One process, one thread, everything in memory: the least that the same steps can
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import psutil
@@ -37,7 +37,7 @@ def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
 
 def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     """Take the turns and return what they cost; the mimic is taken from the cache."""
-    conf, images = with_submodels(experiment.conf), experiment.images
+    conf, images = replace(with_submodels(experiment.conf), control="mimic"), experiment.images
     mimic = build_device_modules(conf, images.shape, images.num_classes)[1]
     method = _prepared(experiment)
     mimic.load_state_dict(method.state_dict(method.initial_state())["mimic"])

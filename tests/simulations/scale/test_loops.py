@@ -9,7 +9,7 @@ from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.config_loading import load_conf
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.experiment import open_experiment
-from dccl_flower.simulations.scale.loops import loop, take_turn
+from dccl_flower.simulations.scale.loops import loop, measure, take_turn
 
 SMALL = ["devices.per_round=2", "rounds.count=2", "rounds.local_steps=1", "rounds.lr=0.1"]
 
@@ -77,3 +77,10 @@ def test_the_loop_meters_rounds_with_and_without_the_mimic():
         assert [(cost["turns"], cost["bytes"]) for cost in costs] == [(2, 0), (2, 0)]
         assert all(cost["cpu"] > 0 and cost["wall"] > 0 for cost in costs)
     assert result["rss_mb"] > 50
+
+
+def test_a_measurement_without_control_measures_the_mimic_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    overrides = [*SMALL, "control=none", "runtime.reuse=true", "pretrain.epochs=1"]
+    experiment = open_experiment(load_conf("digits", [*overrides, "distil.epochs=1"]))
+    assert [cost["turns"] for cost in measure(experiment)["rounds"]["mimic"]] == [2, 2]
