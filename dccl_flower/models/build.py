@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import BackboneConf, Conf, ConfError, SubmodelsConf
+from dccl_flower.config import Conf, ConfError, SubmodelsConf
 from dccl_flower.models.control import CONTROLS, Submodels
 from dccl_flower.models.head import find_head
 from dccl_flower.models.normalisation import NORM_RULES
@@ -21,6 +21,7 @@ from dccl_flower.models.split import slice_cloud, slice_co
 from dccl_flower.models.zoo import build_model, check_model
 from dccl_flower.seeds import isolated_rng
 
+BASE = "model.base"
 Shape = tuple[int, int, int]
 Chosen = TypeVar("Chosen")
 
@@ -53,8 +54,8 @@ def build_device_modules(
     Raises ConfError where a model does not go with the images or cannot be cut.
     """
 
-    def choose(parts: Parts) -> list[nn.Module]:
-        return [parts.co.eval(), CONTROLS[conf.control](parts).eval()]
+    def choose(parts: Parts) -> tuple[nn.Module, nn.Module]:
+        return parts.co.eval(), CONTROLS[conf.control](parts).eval()
 
     modules = build_without_data(conf, shape, num_classes, choose)
     if any(_computes_with_more_than_its_state(module) for module in modules):
@@ -64,7 +65,7 @@ def build_device_modules(
             module.to_empty(device="cpu")
             for tensor in module.state_dict().values():
                 tensor.zero_()
-    return modules[0], modules[1]
+    return modules
 
 
 def build_without_data(
@@ -91,28 +92,26 @@ class Parts:
     """
 
     def __init__(self, conf: SubmodelsConf, shape: Shape, num_classes: int) -> None:
-        self._conf, self._model = conf, conf.model
+        self._conf = conf
         self._shape, self._num_classes = shape, num_classes
         self._example = torch.zeros(2, *shape)
 
     @cached_property
     def base(self) -> nn.Module:
         """The base model, uncut."""
-        return self._base("base")
+        return self._whole("base")
 
     @cached_property
     def cloud(self) -> nn.Module:
         """The cloud submodel: the larger part of the base model, or all of it."""
-        if self._model.co.name is not None:
-            return self.base
-        return self._cut(self.base, slice_cloud)
+        return self._cut(self.base, slice_cloud) if self.key("co") == BASE else self.base
 
     @cached_property
     def co(self) -> nn.Module:
         """The co-submodel, normalised as the configuration says."""
-        own = self._own(self._model.co, "co")
-        # Cut from the very base that the cloud submodel is cut from.
-        co = self._cut(self.base, slice_co) if own is None else own
+        # A slice is cut from the very base that the cloud submodel is cut from.
+        is_slice = self.key("co") == BASE
+        co = self._cut(self.base, slice_co) if is_slice else self._whole("co")
         with self.blaming(self.key("co")):
             NORM_RULES[self._conf.normalisation].apply(co)
             self._try(co)
@@ -122,17 +121,15 @@ class Parts:
     @cached_property
     def mimic(self) -> nn.Module:
         """The mimic, with weights of its own."""
-        model = self._model
-        own = self._own(model.co if model.mimic.name is None else model.mimic, "mimic")
-        return self._cut(self._base("mimic"), slice_co) if own is None else own
+        whole = self._whole("mimic")
+        return self._cut(whole, slice_co) if self.key("mimic") == BASE else whole
 
     def key(self, part: str) -> str:
         """Return the key of the configuration that decides the architecture of a part."""
-        if part == "mimic" and self._model.mimic.name is not None:
+        model = self._conf.model
+        if part == "mimic" and model.mimic.name is not None:
             return "model.mimic.name"
-        if part in ("co", "mimic") and self._model.co.name is not None:
-            return "model.co.name"
-        return "model.base"
+        return "model.co.name" if part in ("co", "mimic") and model.co.name is not None else BASE
 
     @contextmanager
     def blaming(self, key: str, fault: str = "") -> Iterator[None]:
@@ -145,47 +142,40 @@ class Parts:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            if isinstance(error, ConfError) and str(error).startswith("model."):
+            said = str(error)
+            if not isinstance(error, ConfError):
+                fault = fault or f"does not go with images {self._shape}"
+                said = f"{fault} ({_cause(error)})"
+            elif said.startswith("model."):
                 raise
-            given = f"{key}={attrgetter(key)(self._conf)}"
-            if isinstance(error, ConfError):
-                raise ConfError(f"{given}: {error}") from error
-            fault = fault or f"does not go with images {self._shape}"
-            raise ConfError(f"{given}: {fault} ({_cause(error)})") from error
+            raise ConfError(f"{key}={attrgetter(key)(self._conf)}: {said}") from error
 
-    def _base(self, purpose: str) -> nn.Module:
-        return self._built("model.base", self._model.base, self._model.pretrained, purpose)
-
-    def _own(self, backbone: BackboneConf, purpose: str) -> nn.Module | None:
-        """Return a submodel with a backbone of its own, or None where it is a slice."""
-        if backbone.name is None:
-            return None
-        return self._built(self.key(purpose), backbone.name, backbone.pretrained, purpose)
-
-    def _built(self, key: str, name: str, pretrained: bool, purpose: str) -> nn.Module:
-        channels, classes, seed = self._shape[0], self._num_classes, self._conf.seed
+    def _whole(self, part: str) -> nn.Module:
+        """Build the model that a part is, or is cut from, with weights for that part alone."""
+        key, conf, channels = self.key(part), self._conf, self._shape[0]
+        name = attrgetter(key)(conf)
+        pretrained = attrgetter(f"{key.rpartition('.')[0]}.pretrained")(conf)
         check_model(key, name, channels)
         with self.blaming(key):
-            model = build_model(name, channels, classes, pretrained, seed, purpose)
+            model = build_model(name, channels, self._num_classes, pretrained, conf.seed, part)
             self._try(model)
         return model
 
-    def _cut(self, base: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
-        with self.blaming("model.base", "cannot be cut in two"):
-            return cut(base, self._example, self._model.co_ratio, self._model.shared_stem)
+    def _cut(self, whole: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
+        model = self._conf.model
+        with self.blaming(BASE, "cannot be cut in two"):
+            return cut(whole, self._example, model.co_ratio, model.shared_stem)
 
     def _try(self, model: nn.Module) -> None:
         """Raise what the model raises for the images, or ValueError where it gives no logits."""
-        tried = copy.deepcopy(model)
+        tried, expected = copy.deepcopy(model), (len(self._example), self._num_classes)
         with isolated_rng(self._conf.seed, "try"), torch.no_grad():
-            self._check_logits(tried.eval()(self._example))
-            self._check_logits(tried.train()(self._example))
-
-    def _check_logits(self, output: Any) -> None:
-        expected = (len(self._example), self._num_classes)
-        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if given != expected:
-            raise ValueError(f"gives {given}, expected logits {expected}")
+            for training in (False, True):
+                output = tried.train(training)(self._example)
+                is_tensor = isinstance(output, Tensor)
+                given = tuple(output.shape) if is_tensor else type(output).__name__
+                if given != expected:
+                    raise ValueError(f"gives {given}, expected logits {expected}")
 
 
 def _bare(conf: SubmodelsConf) -> SubmodelsConf:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.models.frozen import Frozen, frozen_names
+from dccl_flower.models.frozen import frozen_names
 from dccl_flower.models.head import find_head
 
 
@@ -21,22 +21,6 @@ class Submodels:
     cloud: nn.Module
     co: nn.Module
     mimic: nn.Module
-
-
-class HasSubmodels(Protocol):
-    """What has the three submodels, or builds those that it is asked for."""
-
-    @property
-    def cloud(self) -> nn.Module:
-        """The cloud submodel."""
-
-    @property
-    def co(self) -> nn.Module:
-        """The co-submodel."""
-
-    @property
-    def mimic(self) -> nn.Module:
-        """The mimic."""
 
 
 class NoControl(nn.Module):
@@ -50,25 +34,21 @@ class NoControl(nn.Module):
         super().__init__()
         self.num_classes = find_head(co)[1].out_features
         for name in frozen_names(co):
-            part = co.get_submodule(name)
-            assert isinstance(part, Frozen)
-            self._place(name, Frozen(copy.deepcopy(part.module)))
+            parent: nn.Module = self
+            *above, last = name.split(".")
+            for part in above:
+                if part not in dict(parent.named_children()):
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            parent.add_module(last, copy.deepcopy(co.get_submodule(name)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, ...) to zeros (N, classes)."""
         return torch.zeros(len(x), self.num_classes, device=x.device)
 
-    def _place(self, name: str, part: nn.Module) -> None:
-        *parents, last = name.split(".")
-        module: nn.Module = self
-        for parent in parents:
-            if parent not in dict(module.named_children()):
-                module.add_module(parent, nn.Module())
-            module = module.get_submodule(parent)
-        module.add_module(last, part)
 
-
-CONTROLS: dict[str, Callable[[HasSubmodels], nn.Module]] = {
+# Of Submodels, or of what builds each when it is asked for, as :class:`models.build.Parts` does.
+CONTROLS: dict[str, Callable[[Any], nn.Module]] = {
     "mimic": lambda submodels: submodels.mimic,
     "cloud_submodel": lambda submodels: submodels.cloud,
     "none": lambda submodels: NoControl(submodels.co),

@@ -29,6 +29,11 @@ def frozen_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, Frozen)]
 
 
+def frozen_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return what the names of all inside frozen parts begin with, to match by ``startswith``."""
+    return tuple(f"{name}." for name in frozen_names(model))
+
+
 def copy_frozen(source: nn.Module, target: nn.Module) -> None:
     """Copy the frozen parts of ``target`` from the parts of the same names in ``source``."""
     for name in frozen_names(target):
@@ -47,7 +52,8 @@ class Exchanged:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        held = _trained_state(model)
+        frozen, state = frozen_prefixes(model), model.state_dict()
+        held = {name: t for name, t in state.items() if not name.startswith(frozen)}
         self.state = {name: t for name, t in held.items() if t.is_floating_point()}
         # Not exchanged; what another device left there must not matter.
         self._counters = [t for name, t in held.items() if name.endswith("num_batches_tracked")]
@@ -79,11 +85,6 @@ def exchanged_state(model: nn.Module) -> dict[str, Tensor]:
 def load_exchanged(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Copy a state of :func:`exchanged_state` into the model, as :meth:`Exchanged.load` does."""
     Exchanged(model).load(state)
-
-
-def _trained_state(model: nn.Module) -> dict[str, Tensor]:
-    frozen = tuple(f"{name}." for name in frozen_names(model))
-    return {n: tensor for n, tensor in model.state_dict().items() if not n.startswith(frozen)}
 
 
 def train_mode(model: nn.Module, freeze_statistics: bool) -> None:

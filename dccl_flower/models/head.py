@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
@@ -97,66 +96,55 @@ def _traced(model: nn.Module) -> list[str] | None:
     """Return what the output comes from by the model's graph; None where it shows none."""
     try:
         # The trace runs the model's own code, which may keep what it sees: on a copy, then.
-        bare = _copy_around(model, {id(p): p for p in model.parameters()})
+        bare = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
         # While it traces, torch.fx changes what every module of the process does when called.
         with alone():
             graph = _Tracer().trace(bare)
     except Exception:  # whatever a foreign forward() says to tensors without values
         return None
     modules = dict(bare.named_modules())
-    fixed = _fixed(graph)
-    (output,) = graph.find_nodes(op="output")
-    sources: dict[str, None] = {}
-    pending, seen = list(output.all_input_nodes), set()
-    while pending:
-        node = pending.pop(0)
-        if node not in seen:
-            seen.add(node)
-            source, behind = _look_behind(node, modules, fixed)
-            pending += behind
-            if source is not None:
-                sources[source] = None
-    if isinstance(output.args[0], fx.Node):
-        return list(sources)
-    kind = type(output.args[0]).__name__.removeprefix("immutable_")
-    return [f"a {kind} of {_listed(list(sources))}"]
-
-
-def _fixed(graph: fx.Graph) -> dict[fx.Node, str]:
-    """Return the nodes that come of the model's own tensors alone, with the name of the first."""
-    fixed: dict[fx.Node, str] = {}
+    sources: dict[fx.Node, list[str]] = {}
+    fixed: set[fx.Node] = set()  # what comes of the model's own tensors alone
     for node in graph.nodes:
-        own = [fixed.get(n) for n in node.all_input_nodes]
-        if node.op == "get_attr":
-            fixed[node] = str(node.target)
-        elif own and own[0] is not None and None not in own:
-            fixed[node] = own[0]
-    return fixed
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (inputs and fixed.issuperset(inputs) and node.op != "output"):
+            fixed.add(node)
+            sources[node] = sources[inputs[0]] if inputs else [str(node.target)]
+        else:
+            sources[node] = _sources(node, modules, fixed, sources)
+    (output,) = graph.find_nodes(op="output")
+    if isinstance(output.args[0], fx.Node):
+        return sources[output]
+    kind = type(output.args[0]).__name__.removeprefix("immutable_")
+    return [f"a {kind} of {_listed(sources[output])}"]
 
 
-def _look_behind(
-    node: fx.Node, modules: dict[str, nn.Module], fixed: dict[fx.Node, str]
-) -> tuple[str | None, list[fx.Node]]:
-    """Return the source of logits that a node is, or else the nodes that it has its values from."""
+def _sources(
+    node: fx.Node,
+    modules: dict[str, nn.Module],
+    fixed: set[fx.Node],
+    sources: dict[fx.Node, list[str]],
+) -> list[str]:
+    """Return what a node has its values from, by the sources of the nodes before it."""
     if node.op == "placeholder":
-        return "the images", []
-    if node in fixed:
-        return fixed[node], []
+        return ["the images"]
+    passed = node.all_input_nodes
     if node.op == "call_module":
-        name = str(node.target)
-        module = modules[name]
+        name, module = str(node.target), modules[str(node.target)]
         if isinstance(module, nn.Linear):
-            return name, []
-        own = any(True for _ in chain(module.parameters(), module.buffers()))
-        return (f"{name} ({_kind(module)})", []) if own else (None, node.all_input_nodes)
-    called = node.args[1] if node.target is getattr else node.target
-    called = str(getattr(called, "__name__", called)).strip("_")
-    if called in SHAPES:
-        return None, []
-    own_tensors = [fixed[n] for n in node.all_input_nodes if n in fixed]
-    if own_tensors and called not in ELEMENTWISE:
-        return own_tensors[0], []
-    return None, [n for n in node.all_input_nodes if n not in fixed]
+            return [name]
+        if [*module.parameters(), *module.buffers()]:
+            return [f"{name} ({_kind(module)})"]
+    elif node.op != "output":
+        called = node.args[1] if node.target is getattr else node.target
+        called = str(getattr(called, "__name__", called)).strip("_")
+        if called in SHAPES:
+            return []
+        own = [n for n in passed if n in fixed]
+        if own and called not in ELEMENTWISE:
+            return sources[own[0]]
+        passed = [n for n in passed if n not in fixed]
+    return list(dict.fromkeys(source for n in passed for source in sources[n]))
 
 
 def _watched(model: nn.Module, example: Tensor) -> list[str] | None:
@@ -166,9 +154,8 @@ def _watched(model: nn.Module, example: Tensor) -> list[str] | None:
     def note(name: str, output: Tensor) -> None:
         given.append((name, output, output._version))
 
-    tensors = [*model.parameters(), *model.buffers()]
     try:
-        bare = _copy_around(model, {id(t): _without_data(t) for t in tensors})
+        bare = copy.deepcopy(model).to("meta").eval()
         for name in _linear_layers(bare):
             layer = bare.get_submodule(name)
             layer.register_forward_hook(lambda _, inputs, output, name=name: note(name, output))
@@ -180,13 +167,3 @@ def _watched(model: nn.Module, example: Tensor) -> list[str] | None:
     return [
         name for name, own, version in given if own is output and own._version == version
     ] or None
-
-
-def _copy_around(model: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
-    """Return a copy for evaluation that holds ``tensors``, by the ids of those they stand for."""
-    return copy.deepcopy(model, dict(tensors)).eval()
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    bare = tensor.detach().to("meta")
-    return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare

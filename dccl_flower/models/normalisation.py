@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.models.frozen import Frozen
+from dccl_flower.models.frozen import frozen_prefixes
 
 CHANNELS_PER_GROUP = 4
 
@@ -50,11 +51,9 @@ def to_group_norm(model: nn.Module) -> None:
     Group norm knows no batch statistics, so sides with different classes can be averaged
     (Wu and He, arXiv 1803.08494). Activations that a library fused into its norm layer stay.
     """
-    for name, child in list(model.named_children()):
-        if isinstance(child, _BatchNorm) and child.affine:
-            setattr(model, name, _group_norm_like(child))
-        elif not isinstance(child, Frozen):
-            to_group_norm(child)
+    for name, module in _outside_frozen(model):
+        if isinstance(module, _BatchNorm) and module.affine:
+            model.set_submodule(name, _group_norm_like(module))
 
 
 def standardise_weights(model: nn.Module) -> None:
@@ -63,27 +62,27 @@ def standardise_weights(model: nn.Module) -> None:
     It helps group norm to train as batch norm does (Qiao et al., arXiv 1903.10520). Kernels of a
     single weight, which cannot be standardised, and a library's own kinds of convolution stay.
     """
-    for name, child in list(model.named_children()):
-        if type(child) is nn.Conv2d and child.padding_mode == "zeros":
-            if child.weight[0].numel() > 1:
-                setattr(model, name, _standardised_like(child))
-        elif not isinstance(child, Frozen):
-            standardise_weights(child)
+    for name, module in _outside_frozen(model):
+        is_plain = type(module) is nn.Conv2d and module.padding_mode == "zeros"
+        if is_plain and module.weight[0].numel() > 1:
+            model.set_submodule(name, _standardised_like(module))
+
+
+def _outside_frozen(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    frozen = frozen_prefixes(model)
+    named = model.named_modules(remove_duplicate=False)
+    return [(name, module) for name, module in named if not name.startswith(frozen)]
 
 
 def _standardised_like(conv: nn.Conv2d) -> nn.Module:
     from timm.layers import StdConv2d
 
-    standardised = StdConv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        conv.bias is not None,
-    )
+    options: dict[str, Any] = {
+        name: getattr(conv, name)
+        for name in ("kernel_size", "stride", "padding", "dilation", "groups")
+    }
+    has_bias = conv.bias is not None
+    standardised = StdConv2d(conv.in_channels, conv.out_channels, bias=has_bias, **options)
     standardised.load_state_dict(conv.state_dict())
     return standardised
 

@@ -21,24 +21,16 @@ from dccl_flower.models.head import find_head
 CUT_LAYERS = (nn.Conv2d, nn.Linear)
 
 
-def split_vertically(
+def slice_cloud(
     base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
-) -> tuple[nn.Module, nn.Module]:
-    """Cut every layer: channels ``[0, 1 - co_ratio)`` to the cloud, the rest to the co-submodel.
+) -> nn.Module:
+    """Return the cloud submodel: of every layer the channels ``[0, 1 - co_ratio)``.
 
     Both halves keep the base model's weights and a head over all classes; the head's bias goes
     to the cloud alone, so that the two add up. A shared stem (first convolution and its norm)
     stays at full width in both and is frozen in the co-submodel. ``example``: images (N, C, H, W).
     Raises ConfError for a shared stem that other layers are coupled to.
     """
-    cloud = slice_cloud(base, example, co_ratio, shared_stem)
-    return cloud, slice_co(base, example, co_ratio, shared_stem)
-
-
-def slice_cloud(
-    base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
-) -> nn.Module:
-    """Return the cloud submodel of :func:`split_vertically` alone."""
     stem = stem_names(base) if shared_stem else []
     return _cut(base, example, co_ratio, stem, keep_cloud=True)
 
@@ -46,13 +38,14 @@ def slice_cloud(
 def slice_co(
     base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
 ) -> nn.Module:
-    """Return the co-submodel of :func:`split_vertically` alone, as devices need it."""
+    """Return the co-submodel that :func:`slice_cloud` leaves: the rest of the channels."""
     stem = stem_names(base) if shared_stem else []
     co = _cut(base, example, co_ratio, stem, keep_cloud=False)
     _, head = find_head(co)
     if head.bias is not None:
         nn.init.zeros_(head.bias)
-    freeze_parts(co, stem)
+    for name in stem:
+        co.set_submodule(name, Frozen(co.get_submodule(name)))
     return co
 
 
@@ -67,7 +60,7 @@ def narrow(co: nn.Module, example: Tensor, share: float) -> nn.Module:
     narrowed = _cut(co, example, 1 - share, stem, keep_cloud=True)
     wide = exchanged_state(co)
     for name, tensor in exchanged_state(narrowed).items():
-        if not torch.equal(tensor, wide[name][tuple(slice(size) for size in tensor.shape)]):
+        if not torch.equal(tensor, leading_block(wide[name], tensor.shape)):
             raise ConfError(f"co_share={share}: the channels of {name!r} are not leading ones")
     return narrowed
 
@@ -80,10 +73,9 @@ def stem_names(model: nn.Module) -> list[str]:
     return [leaves[first][0]] + [n for n, m in behind if isinstance(m, _BatchNorm)]
 
 
-def freeze_parts(model: nn.Module, names: list[str]) -> None:
-    """Wrap the named modules in :class:`Frozen`, in place."""
-    for name in names:
-        model.set_submodule(name, Frozen(model.get_submodule(name)))
+def leading_block(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return a view of the first entries along each dimension."""
+    return tensor[tuple(slice(size) for size in shape)]
 
 
 def co_channels(channels: int, co_ratio: float) -> int:
@@ -105,7 +97,11 @@ def _cut(
         root = group[0].dep.target.module
         outputs = [dep.target.module for dep, _ in group if _cuts_outputs(dep)]
         if any(module in kept_whole for module in outputs):
-            _check_stem_is_alone(outputs, stem)
+            if len(outputs) > 1:
+                raise ConfError(
+                    f"model.shared_stem=true: {stem[0]} is coupled to {len(outputs) - 1} other "
+                    "layers; a shared stem is for plain nets such as VGG"
+                )
             continue
         channels = graph.get_out_channels(root)
         if channels < 2:
@@ -113,8 +109,7 @@ def _cut(
         first_co = channels - co_channels(channels, co_ratio)
         drop = range(first_co, channels) if keep_cloud else range(first_co)
         graph.get_pruning_group(root, group[0].dep.handler, list(drop)).prune()
-    for parameter in model.parameters():
-        parameter.grad = None
+    model.zero_grad()
     with torch.no_grad():
         model.eval()(example)
     return model.train()
@@ -122,11 +117,3 @@ def _cut(
 
 def _cuts_outputs(dep: tp.Dependency) -> bool:
     return isinstance(dep.target.module, CUT_LAYERS) and "out_channels" in dep.handler.__name__
-
-
-def _check_stem_is_alone(outputs: list[nn.Module], stem: list[str]) -> None:
-    if len(outputs) > 1:
-        raise ConfError(
-            f"model.shared_stem=true: {stem[0]} is coupled to {len(outputs) - 1} other layers; "
-            "a shared stem is for plain nets such as VGG"
-        )

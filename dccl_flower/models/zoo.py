@@ -1,15 +1,53 @@
-"""Models by name: our own, ``timm/NAME`` and ``torchvision/NAME``."""
+"""Models by name: our own plain nets, ``timm/NAME`` and ``torchvision/NAME``."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.models.head import find_head
-from dccl_flower.models.small import small_cnn, vgg16_cifar, vgg16_slim
 from dccl_flower.seeds import isolated_rng
 
-OWN_MODELS = {"small_cnn": small_cnn, "vgg16_cifar": vgg16_cifar, "vgg16_slim": vgg16_slim}
+
+class PlainCNN(nn.Module):
+    """Convolutions with batch norm, global average pooling and one linear head.
+
+    ``widths`` gives the output channels of each 3x3 convolution; ``"pool"`` halves the image.
+    """
+
+    def __init__(self, widths: list[int | str], in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for width in widths:
+            if isinstance(width, str):
+                layers.append(nn.MaxPool2d(2))
+                continue
+            conv = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        return self.head(self.features(x).mean(dim=(2, 3)))
+
+
+def _vgg16(width: int) -> list[int | str]:
+    """Return the 13 convolutions of VGG16 (Simonyan and Zisserman, arXiv 1409.1556)."""
+    widths: list[int | str] = [width, width, "pool", 2 * width, 2 * width, "pool"]
+    for stage in (4 * width, 8 * width, 8 * width):
+        widths += [stage, stage, stage, "pool"]
+    return widths
+
+
+OWN_MODELS: dict[str, list[int | str]] = {
+    "small_cnn": [64, 64, "pool", 128, 128],  # 0.26 M parameters, for images of 8x8 up to 28x28
+    "vgg16_cifar": _vgg16(64),  # for 32x32 images, without the fully connected layers
+    "vgg16_slim": _vgg16(16),  # a quarter of its width: 0.92 M parameters
+}
 
 
 def check_model(key: str, name: str, in_channels: int) -> None:
@@ -46,15 +84,15 @@ def build_model(
             )
         if library == "torchvision":
             return _torchvision_model(model, num_classes, pretrained)
-        return OWN_MODELS[name](in_channels, num_classes)
+        return PlainCNN(OWN_MODELS[name], in_channels, num_classes)
 
 
 def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
-    import torchvision
+    from torchvision.models import get_model
 
     if not pretrained:
-        return torchvision.models.get_model(name, num_classes=num_classes)
-    model = torchvision.models.get_model(name, weights="DEFAULT")
+        return get_model(name, num_classes=num_classes)
+    model = get_model(name, weights="DEFAULT")
     head_name, head = find_head(model)
     model.set_submodule(head_name, nn.Linear(head.in_features, num_classes))
     return model

@@ -12,7 +12,7 @@ from torch import nn
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import build_base, build_device_modules
 from dccl_flower.models.control import NoControl
-from dccl_flower.models.split import freeze_parts
+from dccl_flower.models.frozen import Frozen
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 
 IMAGE = torch.zeros(1, 1, 4, 4)
@@ -47,7 +47,7 @@ def test_convolution_norm_and_head_by_hand():
 def test_a_frozen_stem_by_hand():
     # Behind the stem nothing needs the head's input gradient, and the stem saves nothing.
     model = small_net()
-    freeze_parts(model, ["0", "1"])
+    model[0], model[1] = Frozen(model[0]), Frozen(model[1])
     assert model_cost(model, IMAGE) == Cost(
         parameters=121,
         trainable_parameters=99,

@@ -10,7 +10,7 @@ from dccl_flower.config import ConfError
 from dccl_flower.models import head as head_module
 from dccl_flower.models.frozen import Frozen
 from dccl_flower.models.head import find_head
-from dccl_flower.models.split import slice_co, split_vertically
+from dccl_flower.models.split import slice_cloud, slice_co
 from dccl_flower.models.zoo import build_model
 
 IMAGES = torch.zeros(2, 3, 4, 4)
@@ -221,8 +221,7 @@ def test_two_heads_of_a_library_are_refused():
 def test_the_cut_keeps_the_rows_of_the_head_and_zeroes_its_bias(use):
     base = Net(use)
     nn.init.ones_(base.fc.bias)
-    cloud, co = split_vertically(base, IMAGES, 0.5)
+    cloud, co = slice_cloud(base, IMAGES, 0.5), slice_co(base, IMAGES, 0.5)
     assert (cloud.fc.weight.shape, co.fc.weight.shape) == ((5, 3), (5, 3))
     assert (cloud.fc.bias.sum().item(), co.fc.bias.sum().item()) == (5, 0)
     assert find_head(co)[0] == find_head(cloud)[0] == "fc"
-    assert find_head(slice_co(base, IMAGES, 0.5))[0] == "fc"

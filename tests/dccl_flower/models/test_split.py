@@ -10,9 +10,8 @@ from torchvision.models.vgg import VGG, make_layers
 from dccl_flower.config import ConfError
 from dccl_flower.models.frozen import Frozen, exchanged_state
 from dccl_flower.models.head import find_head
-from dccl_flower.models.small import PlainCNN
-from dccl_flower.models.split import co_channels, narrow, slice_co, split_vertically, stem_names
-from dccl_flower.models.zoo import build_model
+from dccl_flower.models.split import co_channels, narrow, slice_cloud, slice_co, stem_names
+from dccl_flower.models.zoo import PlainCNN, build_model
 
 CLASSES = 5
 # Name, image shape, and (cloud, co) channels of the first and of the last convolution.
@@ -58,7 +57,8 @@ def build(name, shape):
 @cache
 def halves(name, shape, co_ratio=0.125, shared_stem=False):
     base = build(name, shape)
-    return base, *split_vertically(base, torch.zeros(2, *shape), co_ratio, shared_stem)
+    how = (base, torch.zeros(2, *shape), co_ratio, shared_stem)
+    return base, slice_cloud(*how), slice_co(*how)
 
 
 def convolutions(model):
@@ -141,7 +141,8 @@ def test_small_cnn_is_cut_at_the_channels_counted_by_hand():
 def test_the_base_model_stays_whole():
     base = build("small_cnn", (1, 8, 8))
     before = {key: tensor.clone() for key, tensor in base.state_dict().items()}
-    split_vertically(base, torch.ones(2, 1, 8, 8), 0.25)
+    for half in (slice_cloud, slice_co):
+        half(base, torch.ones(2, 1, 8, 8), 0.25)
     after = base.state_dict()
     assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
 
@@ -161,9 +162,10 @@ def test_another_ratio_moves_the_cut():
     assert [conv.out_channels for conv in convolutions(cloud)] == [48, 48, 96, 96]
 
 
-def test_a_layer_of_one_channel_cannot_be_cut():
+@pytest.mark.parametrize("half", [slice_cloud, slice_co])
+def test_a_layer_of_one_channel_cannot_be_cut(half):
     with pytest.raises(ConfError, match="a layer of 1 channel cannot be cut in two"):
-        split_vertically(PlainCNN([4, 1], 3, CLASSES), torch.zeros(2, 3, 8, 8), 0.5)
+        half(PlainCNN([4, 1], 3, CLASSES), torch.zeros(2, 3, 8, 8), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -234,10 +236,11 @@ def test_both_halves_with_a_shared_stem_map_images_to_logits(shared):
         assert half(torch.ones(2, 3, 32, 32)).shape == (2, CLASSES)
 
 
+@pytest.mark.parametrize("half", [slice_cloud, slice_co])
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet18"])
-def test_a_shared_stem_is_refused_where_other_layers_are_coupled_to_it(name):
+def test_a_shared_stem_is_refused_where_other_layers_are_coupled_to_it(name, half):
     with pytest.raises(ConfError) as caught:
-        split_vertically(build(name, (3, 32, 32)), torch.zeros(2, 3, 32, 32), 0.125, True)
+        half(build(name, (3, 32, 32)), torch.zeros(2, 3, 32, 32), 0.125, True)
     assert str(caught.value).startswith("model.shared_stem=true: conv1 is coupled to 2 other")
 
 
