@@ -2,69 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
-from functools import partial
-from math import isfinite
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dccl_flower.typed_yaml import ConfError, bound, path, section, share
 
 Normalisation = Literal["batch", "batch_frozen", "batch_fused", "batch_mixed", "group", "group_ws"]
-
-
-class ConfError(ValueError):
-    """A mistake of the user's: one line that names the key, the value and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a field's number may be; whatever else it may be, it is finite."""
-
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-
-    def allows(self, value: float) -> bool:
-        """Tell whether the number lies within."""
-        return (
-            (self.above is None or value > self.above)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.below is None or value < self.below)
-            and (self.at_most is None or value <= self.at_most)
-            and (isinstance(value, int) or isfinite(value))
-        )
-
-    def allowed(self, value: float) -> str:
-        """Return in words what a number of this value's type may be."""
-        if self.above is not None and self.below is not None:
-            return f"must lie between {self.above} and {self.below}, both excluded"
-        if self.at_least is not None and self.at_most is not None:
-            return f"must lie between {self.at_least} and {self.at_most}"
-        ends = {"above": self.above, "at least": self.at_least}
-        ends |= {"below": self.below, "at most": self.at_most}
-        words = [f"{end} {limit}" for end, limit in ends.items() if limit is not None]
-        if isinstance(value, float) and self.below is None and self.at_most is None:
-            words.append("finite")
-        return f"must be {' and '.join(words)}"
-
-
-def bound(default: Any = MISSING, **ends: float) -> Any:
-    """Return a field for a number between ends: ``above``, ``at_least``, ``below``, ``at_most``."""
-    return field(default=default, metadata={"bound": Bound(**ends)})
-
-
-def share(default: float) -> Any:
-    """Return a field for a number from 0 to 1."""
-    return bound(default, at_least=0, at_most=1)
-
-
-def path(*suffixes: str) -> Any:
-    """Return a field for a path on this machine or None; with suffixes only such text is a path."""
-    return field(default=None, metadata={"path": suffixes or ("",)})
-
-
-def section(kind: type, **values: Any) -> Any:
-    """Return a field for a section of its own."""
-    return field(default_factory=partial(kind, **values))
 
 
 @dataclass
@@ -104,10 +47,9 @@ class SplitConf:
 class DevicesConf:
     """The federation: how many devices, how many a round, how their data are drawn.
 
-    ``draws`` gives each device ``samples`` images drawn with replacement, so that there may be more
-    devices than images. ``profiles`` names tiers of devices, by which a virtual clock runs: of
-    ``over_sampling`` times the cohort the first to answer count, within ``deadline`` virtual
-    seconds.
+    ``draws``: each has ``samples`` images drawn with replacement; there may be more devices than
+    images. ``profiles`` names tiers, by which a virtual clock runs: of ``over_sampling`` times the
+    cohort the first to answer count, within ``deadline`` virtual seconds.
     """
 
     count: int = bound(10, at_least=1)
@@ -163,8 +105,8 @@ class MimicModelConf(CutModelConf):
 class PretrainConf:
     """Cross-entropy training of the cloud submodel by SGD.
 
-    ``schedule``: ``one_cycle``, or ``step``, which takes 0.4 of the rate every five epochs.
-    ``mask_unseen`` leaves classes without samples out of the softmax.
+    ``step`` takes 0.4 of the rate every five epochs. ``mask_unseen`` leaves classes without samples
+    out of the softmax.
     """
 
     epochs: int = bound(20, at_least=1)
@@ -188,10 +130,9 @@ class DistilConf:
 
 @dataclass
 class RoundsConf:
-    """The federated rounds.
+    """The federated rounds; ``max_grad_norm`` clips the gradient of each step, 0 does not.
 
-    ``max_grad_norm`` clips the gradient of each step, 0 does not; frozen statistics need it,
-    since nothing else holds back a layer whose activations outgrow what was frozen.
+    Frozen statistics need it: nothing else holds back a layer that outgrows what was frozen.
     """
 
     count: int = bound(10, at_least=1)
@@ -284,14 +225,14 @@ class Conf:
 
     def check(self) -> None:
         """Raise ConfError for values that do not go with one another."""
-        if self.split.by == "fraction" and not 0 < self.split.device_fraction < 1:
+        if self.split.by == "fraction" and self.split.device_fraction in (0, 1):
             given = f"split.device_fraction={self.split.device_fraction}"
             raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
-        devices, count = self.devices, self.devices.count
+        devices = self.devices
         parts = {"devices.per_round": devices.per_round, "runtime.nodes": self.runtime.nodes}
         for key, value in parts.items():
-            if value is not None and not 1 <= value <= count:
-                raise ConfError(f"{key}={value}: must lie between 1 and {count} devices")
+            if value is not None and not 1 <= value <= devices.count:
+                raise ConfError(f"{key}={value}: must lie between 1 and {devices.count} devices")
         for key in ("deadline", "over_sampling"):
             if devices.profiles is None and getattr(devices, key) not in (None, 1):
                 raise ConfError(f"devices.{key}={getattr(devices, key)}: needs devices.profiles")

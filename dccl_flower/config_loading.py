@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from functools import reduce
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -13,22 +12,14 @@ import yaml
 
 from dccl_flower.config import Conf, ConfError, MethodConf
 from dccl_flower.method import find_method
-from dccl_flower.typed_yaml import (
-    check_bounds,
-    hints,
-    names_in,
-    read_named,
-    read_yaml,
-    typed,
-    unknown_key,
-)
+from dccl_flower.typed_yaml import hints, names_in, read_named, read_yaml, typed, unknown_key
 
 _NULLS = ("", "null", "Null", "NULL", "None")
 
 
 def conf_names() -> list[str]:
     """Return the names of the configurations that come with the package."""
-    return names_in(resources.files("dccl_flower.conf"))
+    return names_in("")
 
 
 def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
@@ -39,17 +30,18 @@ def load_conf(name_or_path: str, overrides: Sequence[str] = ()) -> Conf:
     Raises ConfError for an unknown name or key, a wrong type or a value out of range.
     """
     where = f"conf {name_or_path!r}"
-    given = read_named(where, name_or_path, resources.files("dccl_flower.conf"))
-    given = {} if given is None else given
-    if not isinstance(given, dict):
+    given = read_named(where, name_or_path, "")
+    if not isinstance(given, dict | None):
         raise ConfError(f"{where}: expected a mapping of keys to values")
-    return _laid_over(given, overrides, Path(name_or_path).stem)
+    return _laid_over(given or {}, overrides, Path(name_or_path).stem)
 
 
 def with_overrides(conf: Conf, overrides: Sequence[str]) -> Conf:
-    """Return a configuration with more overrides, as if it had been a file: see load_conf."""
-    given = read_yaml("conf", dump_conf(conf))
-    return _laid_over(given, overrides, conf.name)
+    """Return a configuration with more overrides, as if it had been a file: see load_conf.
+
+    Without any, that only checks a configuration that was made in Python.
+    """
+    return _laid_over(read_yaml("conf", dump_conf(conf)), overrides, conf.name)
 
 
 def _laid_over(given: dict[str, Any], overrides: Sequence[str], name: str) -> Conf:
@@ -69,7 +61,7 @@ def _laid_over(given: dict[str, Any], overrides: Sequence[str], name: str) -> Co
     conf: Conf = typed(kind, tree)
     if conf.name == "unnamed":
         conf.name = name
-    check_conf(conf)
+    conf.check()
     return conf
 
 
@@ -77,12 +69,6 @@ def dump_conf(conf: Conf) -> str:
     """Return the resolved configuration as YAML that :func:`load_conf` reads back."""
     # Escapes beside ASCII: PyYAML folds the line breaks of Unicode where it may write them.
     return yaml.safe_dump(asdict(conf), sort_keys=False)
-
-
-def check_conf(conf: Conf) -> None:
-    """Raise ConfError for the first value that lies out of range or does not go with another."""
-    check_bounds(conf)
-    conf.check()
 
 
 def _split(override: str) -> tuple[str, str]:

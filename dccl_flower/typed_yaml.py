@@ -5,20 +5,72 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
+from importlib import resources
 from importlib.resources.abc import Traversable
+from math import inf, isfinite
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from dccl_flower.config import Bound, ConfError
-
+T = TypeVar("T")
 _TAG = "tag:yaml.org,2002:"
+_PACKAGED = resources.files("dccl_flower.conf")
 _BOOLS = dict.fromkeys(("true", "yes", "on", "1"), True)
 _BOOLS |= dict.fromkeys(("false", "no", "off", "0"), False)
+
+
+class ConfError(ValueError):
+    """A mistake of the user's: one line that names the key, the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a field's number may be; infinity and NaN lie beyond all ends."""
+
+    above: float = -inf
+    at_least: float = -inf
+    below: float = inf
+    at_most: float = inf
+
+    def allows(self, value: float) -> bool:
+        """Tell whether the number lies within."""
+        return self.above < value < self.below and self.at_least <= value <= self.at_most
+
+    def allowed(self, value: float) -> str:
+        """Return in words what a number of this value's type may be."""
+        ends = {end: limit for end, limit in asdict(self).items() if isfinite(limit)}
+        if ends.keys() == {"above", "below"}:
+            return f"must lie between {self.above} and {self.below}, both excluded"
+        if ends.keys() == {"at_least", "at_most"}:
+            return f"must lie between {self.at_least} and {self.at_most}"
+        words = [f"{end.replace('_', ' ')} {limit}" for end, limit in ends.items()]
+        if isinstance(value, float) and self.below == self.at_most == inf:
+            words.append("finite")
+        return f"must be {' and '.join(words)}"
+
+
+def bound(default: Any = MISSING, **ends: float) -> Any:
+    """Return a field for a number between ends: ``above``, ``at_least``, ``below``, ``at_most``."""
+    return field(default=default, metadata={"bound": Bound(**ends)})
+
+
+def share(default: float) -> Any:
+    """Return a field for a number from 0 to 1."""
+    return bound(default, at_least=0, at_most=1)
+
+
+def path(*suffixes: str) -> Any:
+    """Return a field for a path on this machine or None; with suffixes only such text is a path."""
+    return field(default=None, metadata={"path": suffixes or ("",)})
+
+
+def section(kind: type) -> Any:
+    """Return a field for a section of its own."""
+    return field(default_factory=kind)
 
 
 class _Loader(yaml.SafeLoader):
@@ -49,25 +101,23 @@ def _name(key: yaml.Node) -> Any:
     return key.value if isinstance(key.value, str) else id(key)
 
 
-def names_in(folder: Traversable) -> list[str]:
-    """Return the names of the YAML files in a folder of the package."""
-    names = (file.name for file in folder.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+def names_in(folder: str) -> list[str]:
+    """Return the names of the YAML files in a folder of conf."""
+    files = (Path(file.name) for file in _PACKAGED.joinpath(folder).iterdir())
+    return sorted(file.stem for file in files if file.suffix == ".yaml")
 
 
-def read_named(where: str, name_or_path: str, folder: Traversable) -> Any:
-    """Read a YAML file by its name in a folder of the package, or by its path.
+def read_named(where: str, name_or_path: str, folder: str) -> Any:
+    """Read a YAML file by its name in a folder of conf, or by its path.
 
     Raises ConfError, which ``where`` opens, for another name and for what cannot be read.
     """
-    names = names_in(folder)
-    file: Traversable
-    if name_or_path in names:
-        file = folder.joinpath(f"{name_or_path}.yaml")
-    elif name_or_path.endswith((".yaml", ".yml")):
-        file = Path(name_or_path)
-    else:
-        raise ConfError(f"{where}: expected one of {', '.join(names)}, or a path to a .yaml")
+    file: Traversable = Path(name_or_path)
+    if name_or_path in names_in(folder):
+        file = _PACKAGED.joinpath(folder, f"{name_or_path}.yaml")
+    elif not name_or_path.endswith((".yaml", ".yml")):
+        names = ", ".join(names_in(folder))
+        raise ConfError(f"{where}: expected one of {names}, or a path to a .yaml")
     try:
         return read_yaml(where, file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -90,6 +140,16 @@ def read_yaml(where: str, text: str) -> Any:
         raise ConfError(f"{where}: is nested too deeply") from error
 
 
+def read_table(kind: type[T], where: str, name_or_path: str, folder: str) -> T:
+    """Return what :func:`read_named` finds as an object; it raises as that does."""
+    given = read_named(where, name_or_path, folder)
+    try:
+        table: T = typed(kind, given)
+    except ConfError as error:
+        raise ConfError(f"{where}: {error}") from error
+    return table
+
+
 def shown(value: object, length: int = 100) -> str:
     """Return a value as a message shows it: in one line, and not longer than is read."""
     text = value if isinstance(value, str) else reprlib.repr(value).replace("'", "")
@@ -98,7 +158,7 @@ def shown(value: object, length: int = 100) -> str:
     return line if len(line) <= length else f"{line[:length]}..."
 
 
-def typed(hint: Any, value: Any, key: str = "") -> Any:
+def typed(hint: Any, value: Any, key: str = "", bound: Bound | None = None) -> Any:
     """Return a value of :func:`read_yaml` as an object of the type that a field has.
 
     Knows dataclasses, lists, mappings, literals, ``X | None``, text, numbers and booleans; a path
@@ -106,30 +166,22 @@ def typed(hint: Any, value: Any, key: str = "") -> Any:
     """
     if is_dataclass(hint):
         return _section(hint, value, key)
-    if get_origin(hint) in (Union, UnionType):
-        return None if value is None else typed(get_args(hint)[0], value, key)
-    if get_origin(hint) is list:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return None if value is None else typed(inner[0], value, key, bound)
+    if kind is list:
         if not isinstance(value, list):
-            raise ConfError(f"{key}={shown(value)}: must be a list, as in [a, b]")
-        item = get_args(hint)[0]
-        return [typed(item, each, f"{key}[{i}]") for i, each in enumerate(value)]
-    if get_origin(hint) is dict:
+            raise _refusal(key, value, "a list, as in [a, b]")
+        return [typed(inner[0], each, f"{key}[{i}]", bound) for i, each in enumerate(value)]
+    if kind is dict:
         if not isinstance(value, dict):
-            raise ConfError(f"{key}={shown(value)}: must be a mapping")
-        item = get_args(hint)[1]
-        return {str(name): typed(item, each, f"{key}.{name}") for name, each in value.items()}
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            allowed = ", ".join(get_args(hint))
-            raise ConfError(f"{key}={shown(value)}: must be one of {allowed}")
+            raise _refusal(key, value, "a mapping")
+        return {str(name): typed(inner[1], each, f"{key}.{name}") for name, each in value.items()}
+    if kind is Literal:
+        if value not in inner:
+            raise _refusal(key, value, f"one of {', '.join(inner)}")
         return value
-    read, allowed = _SCALARS[hint]
-    try:
-        if isinstance(value, str):
-            return read(value)
-    except (ValueError, KeyError):
-        pass
-    raise ConfError(f"{key}={shown(value)}: must be {allowed}")
+    return _scalar(hint, value, key, bound or Bound())
 
 
 @cache
@@ -145,42 +197,41 @@ def unknown_key(key: str, allowed: Iterable[str], method: str | None = None) -> 
     return ConfError(f"{shown(key, 1000)}: unknown key; allowed here: {beside}{under}")
 
 
-def check_bounds(section: Any, prefix: str = "") -> None:
-    """Raise ConfError for the first number of a section that its field does not allow."""
-    for each in fields(section):
-        value = getattr(section, each.name)
-        for item in value if isinstance(value, list) else [value]:
-            if is_dataclass(item):
-                check_bounds(item, f"{prefix}{each.name}.")
-            elif isinstance(item, (int, float)):
-                _check_number(
-                    f"{prefix}{each.name}={item}", item, each.metadata.get("bound", Bound())
-                )
-
-
-def _check_number(given: str, value: float, bound: Bound) -> None:
-    if not bound.allows(value):
-        raise ConfError(f"{given}: {bound.allowed(value)}")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfError(f"{given}: must be below 2**63")
+def _refusal(key: str, value: Any, allowed: str) -> ConfError:
+    return ConfError(f"{key}={shown(value)}: must be {allowed}")
 
 
 def _section(kind: Any, given: Any, key: str) -> Any:
     known, prefix = {each.name: each for each in fields(kind)}, f"{key}." if key else ""
     if not isinstance(given, dict):
-        raise ConfError(f"{key}={shown(given)}: must have the keys {', '.join(known)}")
+        where = f"{key}={shown(given)}: " if key else ""
+        raise ConfError(f"{where}must have the keys {', '.join(known)}")
     values, types = {}, hints(kind)
     for name, value in given.items():
         if name not in known:
             raise unknown_key(f"{prefix}{name}", known)
-        values[name] = typed(types[name], value, f"{prefix}{name}")
-        suffixes = known[name].metadata.get("path")
-        if suffixes and values[name] and values[name].endswith(suffixes):
-            values[name] = str(Path(os.path.expanduser(values[name])).absolute())
+        about = known[name].metadata
+        found = typed(types[name], value, f"{prefix}{name}", about.get("bound"))
+        if found and "path" in about and found.endswith(about["path"]):
+            found = str(Path(os.path.expanduser(found)).absolute())
+        values[name] = found
     for name, each in known.items():
         if name not in given and each.default is each.default_factory is MISSING:
             raise ConfError(f"{prefix}{name}: is missing")
     return kind(**values)
+
+
+def _scalar(kind: type, value: Any, key: str, bound: Bound) -> Any:
+    read, allowed = _SCALARS[kind]
+    try:
+        found = read(value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # no text, or another
+        raise _refusal(key, value, allowed) from error
+    if kind in (int, float) and not bound.allows(found):
+        raise ConfError(f"{key}={found}: {bound.allowed(found)}")
+    if kind is int and not -(2**63) <= found < 2**63:
+        raise _refusal(key, found, "below 2**63")
+    return found
 
 
 def _text(value: str) -> str:
@@ -193,13 +244,9 @@ def _number(value: str) -> float:
     return float(value.replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _bool(value: str) -> bool:
-    return _BOOLS[value.lower()]
-
-
-_SCALARS: dict[Any, tuple[Callable[[str], Any], str]] = {
+_SCALARS: dict[type, tuple[Callable[[str], Any], str]] = {
     str: (_text, "text"),
     int: (int, "an integer"),
     float: (_number, "a number"),
-    bool: (_bool, "true or false"),
+    bool: (lambda value: _BOOLS[value.lower()], "true or false"),
 }

@@ -17,7 +17,7 @@ from dccl_flower.data.plan import open_plan
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.cohorts import Rules, fitting_tiers
 from dccl_flower.fleet.faults import FaultPolicy
-from dccl_flower.fleet.profiles import Fleet, load_fleet
+from dccl_flower.fleet.profiles import fleet_of
 from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import Tiers
 from dccl_flower.method import find_method
@@ -44,14 +44,6 @@ def check_devices(experiment: Experiment) -> bool:
     if (fleet := fleet_of(conf)) is not None and workload is not None:
         fitting_tiers(fleet, Tiers(fleet, workload, CODECS[conf.wire.codec]).memory)
     return workload is not None
-
-
-def fleet_of(conf: Conf) -> Fleet | None:
-    """Return the devices' tiers, where a configuration has some."""
-    devices = conf.devices
-    if devices.profiles is None:
-        return None
-    return load_fleet(devices.profiles, devices.count, conf.seed)
 
 
 def roster_of(conf: Conf) -> Roster:

@@ -24,7 +24,7 @@ from dccl_flower.config import Conf
 from dccl_flower.data.batches import Batches
 from dccl_flower.device import Device
 from dccl_flower.experiment import Experiment
-from dccl_flower.fleet.profiles import Fleet, load_fleet
+from dccl_flower.fleet.profiles import fleet_of
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.batch_statistics import is_statistic
 from dccl_flower.learning.controlled import round_recipe
@@ -50,7 +50,7 @@ class HeteroFL(FedAvg):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(_base(experiment), experiment)
-        self._fleet, self._widths = _fleet(experiment), _widths(experiment, self.model)
+        self._fleet, self._widths = fleet_of(experiment.conf), _widths(experiment, self.model)
 
     def workload(self) -> Workload:
         """Return what a turn takes a device."""
@@ -132,14 +132,8 @@ def _base(experiment: Experiment) -> nn.Module:
     return build_base(experiment.conf, experiment.images.shape, experiment.images.num_classes)
 
 
-def _fleet(experiment: Experiment) -> Fleet | None:
-    conf = experiment.conf
-    profiles = conf.devices.profiles
-    return load_fleet(profiles, conf.devices.count, conf.seed) if profiles else None
-
-
 def _widths(experiment: Experiment, base: nn.Module) -> Widths:
-    fleet = _fleet(experiment)
+    fleet = fleet_of(experiment.conf)
     shares = {1.0} if fleet is None else {tier.co_share for tier in fleet.tiers}
     return Widths(base, torch.zeros(2, *experiment.images.shape), shares)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 
 import numpy as np
 
-from dccl_flower.config import ConfError, bound
+from dccl_flower.config import Conf, ConfError, bound
 from dccl_flower.seeds import numpy_generator
-from dccl_flower.typed_yaml import check_bounds, names_in, read_named, shown, typed, unknown_key
+from dccl_flower.typed_yaml import read_table
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class Tier:
     availability: float = bound(above=0, at_most=1)
     drop_out: float = bound(at_least=0, below=1)
     co_share: float = bound(1.0, above=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class _Profile:
+    tiers: list[Tier]
 
 
 @dataclass(frozen=True)
@@ -90,36 +93,20 @@ def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
     or a value out of range.
     """
     where = f"devices.profiles={name_or_path}"
-    given = read_named(where, name_or_path, _packaged())
-    if not isinstance(given, dict):
-        raise ConfError(f"{where}: must be a mapping with the key tiers")
-    if unknown := [key for key in given if key != "tiers"]:
-        raise unknown_key(f"{where}: {unknown[0]}", ["tiers"])
-    entries = given.get("tiers")
-    if not isinstance(entries, list) or not entries:
-        raise ConfError(f"{where}: tiers={shown(entries)}: must be a list of at least one tier")
-    tiers = tuple(_tier(f"{where}: tiers[{i}]", entry) for i, entry in enumerate(entries))
+    tiers = read_table(_Profile, where, name_or_path, "devices").tiers
+    if not tiers:
+        raise ConfError(f"{where}: tiers=[]: must be a list of at least one tier")
     names = [tier.name for tier in tiers]
     for i, name in enumerate(names):
-        if name in names[:i]:
-            first = names.index(name)
+        if (first := names.index(name)) < i:
             raise ConfError(f"{where}: tiers[{i}].name={name}: must differ from tiers[{first}]'s")
-    return Fleet(tiers, num_devices, seed)
+    return Fleet(tuple(tiers), num_devices, seed)
 
 
-def profile_names() -> list[str]:
-    """Return the names of the device profiles that come with the package."""
-    return names_in(_packaged())
-
-
-def _packaged() -> Traversable:
-    return resources.files("dccl_flower.conf").joinpath("devices")
-
-
-def _tier(place: str, given: object) -> Tier:
-    tier: Tier = typed(Tier, given, place)
-    check_bounds(tier, f"{place}.")
-    return tier
+def fleet_of(conf: Conf) -> Fleet | None:
+    """Return the fleet of a configuration, None where it has no profiles; see load_fleet."""
+    devices = conf.devices
+    return load_fleet(devices.profiles, devices.count, conf.seed) if devices.profiles else None
 
 
 def _largest_remainders(shares: Sequence[float], total: int) -> np.ndarray:

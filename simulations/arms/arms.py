@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
 from dccl_flower.config_loading import dump_conf, load_conf, with_overrides
 from dccl_flower.files import code_digest, content_key
 from dccl_flower.simulations.jobs import Job, make_job
-from dccl_flower.typed_yaml import read_named, typed
+from dccl_flower.typed_yaml import read_table
 
 RUN_ARM = "dccl_flower.simulations.arms.job:run_arm"
 
@@ -42,9 +41,7 @@ class ArmTable:
 
 def load_arms(name_or_path: str) -> ArmTable:
     """Read rows from conf/arms or a path. Raises ConfError where they are not there or wrong."""
-    where = f"arms.rows={name_or_path}"
-    folder = resources.files("dccl_flower.conf").joinpath("arms")
-    own: ArmTable = typed(ArmTable, read_named(where, name_or_path, folder), where)
+    own = read_table(ArmTable, f"arms.rows={name_or_path}", name_or_path, "arms")
     if own.like is None:
         return own
     base = load_arms(own.like)

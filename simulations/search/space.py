@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 
 from dccl_flower.config import ConfError
-from dccl_flower.typed_yaml import read_named, typed
+from dccl_flower.typed_yaml import names_in, read_table
 
 BOUND, FEDERATED = "bound", "federated"
 Changes = dict[str, list[str]]
@@ -99,8 +98,6 @@ class Space:
 
 def load_space(method: str) -> Space:
     """Read what is tried for a method. Raises ConfError where nothing is known of it."""
-    folder = resources.files("dccl_flower.conf").joinpath("search")
-    if not folder.joinpath(f"{method}.yaml").is_file():
+    if method not in names_in("search"):
         raise ConfError(f"method.name={method}: there is no conf/search/{method}.yaml to search by")
-    space: Space = typed(Space, read_named(f"search {method}", method, folder), "search")
-    return space
+    return read_table(Space, f"search {method}", method, "search")

@@ -9,7 +9,7 @@ import torch
 
 from dccl_flower.config import ConfError
 from dccl_flower.experiment import Experiment
-from dccl_flower.fleet.profiles import load_fleet
+from dccl_flower.fleet.profiles import fleet_of
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.fusion import Fusion
 from dccl_flower.learning.widths import Widths
@@ -48,7 +48,7 @@ def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
 
 def build_server(experiment: Experiment, on_progress: OnProgress, kind: type[Server]) -> Server:
     """Build the server's half, or one of a kind that differs in its rounds alone."""
-    conf, devices = conf_of(experiment), experiment.conf.devices
+    conf = conf_of(experiment)
     norm = NORM_RULES[conf.normalisation]
     settings = Settings(
         loss=conf.loss,
@@ -58,8 +58,7 @@ def build_server(experiment: Experiment, on_progress: OnProgress, kind: type[Ser
         exemplars=conf.exemplars,
         exemplar_choice=conf.exemplar_choice,
     )
-    fleet = load_fleet(devices.profiles, devices.count, conf.seed) if devices.profiles else None
-    cloud = build_cloud(experiment, on_progress)
+    fleet, cloud = fleet_of(conf), build_cloud(experiment, on_progress)
     server = kind(cloud, settings, conf.rounds, fleet, partial(prepare, experiment, cloud))
     server.score_on(experiment.scoring_loader(), *experiment.classes)
     return server
@@ -76,15 +75,13 @@ def _device(experiment: Experiment) -> DcCclDevice:
 
 
 def _check(experiment: Experiment) -> Workload:
-    conf, images, devices = conf_of(experiment), experiment.images, experiment.conf.devices
+    conf, images = conf_of(experiment), experiment.images
     if conf.exemplars > len(experiment.plan.cloud):
         held = f"the cloud has {len(experiment.plan.cloud)} samples"
         raise ConfError(f"exemplars={conf.exemplars}: {held}")
     co, control = build_device_modules(conf, images.shape, images.num_classes)
-    shares = {1.0}
-    if devices.profiles is not None:
-        fleet = load_fleet(devices.profiles, devices.count, conf.seed)
-        shares = {tier.co_share for tier in fleet.tiers}
+    fleet = fleet_of(conf)
+    shares = {tier.co_share for tier in fleet.tiers} if fleet else {1.0}
     given = {
         "rounds.scaffold=true": conf.rounds.scaffold,
         "head_tuning=federated": conf.head_tuning != "none",

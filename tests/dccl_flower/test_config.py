@@ -5,7 +5,7 @@ import pytest
 from refusals import refusal
 
 from dccl_flower.config import Conf, ConfError
-from dccl_flower.config_loading import check_conf, conf_names, dump_conf, load_conf
+from dccl_flower.config_loading import conf_names, dump_conf, load_conf, with_overrides
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 from dccl_flower.typed_yaml import hints
 
@@ -188,12 +188,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     assert str(path) in refusal(conf=str(path))
 
 
-def test_check_conf_looks_at_a_conf_made_in_python():
+def test_a_conf_made_in_python_is_looked_at_too():
     conf = DcCclConf()
-    check_conf(conf)
+    assert with_overrides(conf, []) == conf
     conf.model.co_ratio = 1.5
     with pytest.raises(ConfError, match=r"model\.co_ratio=1\.5"):
-        check_conf(conf)
+        with_overrides(conf, [])
 
 
 @pytest.mark.parametrize("name", conf_names())

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dccl_flower.config import ConfError
-from dccl_flower.fleet.profiles import Fleet, Tier, load_fleet, profile_names
+from dccl_flower.fleet.profiles import Fleet, Tier, load_fleet
+from dccl_flower.typed_yaml import names_in
 
 TIER = {
     "name": "phone",
@@ -169,7 +170,7 @@ def test_a_device_that_is_not_of_the_fleet_is_refused(device):
             ask()
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", names_in("devices"))
 def test_every_packaged_profile_loads(name):
     devices = load_fleet(name, 100, 0)
     assert len(devices.tiers) >= 3
@@ -245,10 +246,10 @@ def test_every_key_but_co_share_is_needed(tmp_path, key):
     ("text", "message"),
     [
         ("tiers: []", "tiers=[]: must be a list of at least one tier"),
-        ("tiers: 3", "tiers=3: must be a list of at least one tier"),
-        ("{}", "tiers=None: must be a list of at least one tier"),
-        ("", "must be a mapping with the key tiers"),
-        ("- 3", "must be a mapping with the key tiers"),
+        ("tiers: 3", "tiers=3: must be a list, as in [a, b]"),
+        ("{}", "tiers: is missing"),
+        ("", "must have the keys tiers"),
+        ("- 3", "must have the keys tiers"),
         ("tires: []", "tires: unknown key; allowed here: tiers"),
         ("tiers: [3]", f"tiers[0]=3: must have the keys {KEYS}"),
         ("tiers: [null]", f"tiers[0]=None: must have the keys {KEYS}"),
@@ -265,7 +266,7 @@ def test_two_tiers_of_a_name_are_refused(tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     message = refusal("nosuch")
-    assert message == f"expected one of {', '.join(profile_names())}, or a path to a .yaml"
+    assert message == f"expected one of {', '.join(names_in('devices'))}, or a path to a .yaml"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
