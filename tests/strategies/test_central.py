@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from small_experiments import halves, small_experiment
+
+from dccl_flower.config import ConfError
+from dccl_flower.config_loading import load_conf
+
+
+def ended(server, state, rounds=2):
+    """Run rounds that ask nobody; return the last state."""
+    for number in range(1, rounds + 1):
+        with pytest.raises(StopIteration) as end:
+            next(server.round(number, state, []))
+        state = end.value.value
+    return state
+
+
+def test_pooled_training_of_the_co_submodel_asks_nobody_and_trains():
+    experiment = small_experiment("method.name=central", "rounds.local_steps=8")
+    server, _ = halves(experiment)
+    first = server.initial_state()
+    last = ended(server, first)
+    weights = [name for name in first if name.endswith("weight")]
+    assert all(not torch.equal(first[name], last[name]) for name in weights)
+    assert set(dict(server.scores(last))) >= {"accuracy", "accuracy_mimic_co", "plug_in_gap"}
+
+
+def test_pooled_training_is_the_same_each_time():
+    one, two = (
+        ended(server, server.initial_state())
+        for server, _ in (halves(small_experiment("method.name=central")) for _ in range(2))
+    )
+    assert all(torch.equal(one[name], tensor) for name, tensor in two.items())
+
+
+@pytest.mark.parametrize("model", ["cloud_submodel", "mimic"])
+def test_what_is_ready_with_the_cloud_scores_as_a_reference(model):
+    server, _ = halves(small_experiment("method.name=central", f"method.model={model}"))
+    first = server.initial_state()
+    last = ended(server, first)
+    assert all(torch.equal(last[name], tensor) for name, tensor in first.items())
+    assert dict(server.scores(last)) == dict(server.references()[model])
+
+
+def test_the_base_model_learns_the_classes_of_whose_samples_it_sees():
+    scores = {}
+    for data in ("pooled", "cloud"):
+        changes = ("method.name=central", "method.model=base", f"method.data={data}")
+        server, _ = halves(small_experiment(*changes, "pretrain.epochs=4"))
+        scores[data] = dict(server.scores(ended(server, server.initial_state())))
+    assert scores["pooled"]["accuracy_cloud_classes"] > 0.5
+    assert scores["cloud"]["accuracy_cloud_classes"] > 0.5
+    # A tenth of the cloud's samples is of the devices' classes.
+    assert scores["pooled"]["accuracy_device_classes"] >= scores["cloud"]["accuracy_device_classes"]
+
+
+def test_an_unknown_model_is_refused_by_name():
+    with pytest.raises(ConfError, match=r"method\.model=none: must be one of co, base"):
+        load_conf("digits", ["method.name=central", "method.model=none"])
