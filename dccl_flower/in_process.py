@@ -16,9 +16,8 @@ from dccl_flower.codecs import FP32, Codec, State, check_finite, encoded_bytes
 from dccl_flower.device import Device, Load, Memory, encoded_answer
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.engine import AfterRound, RoundFacts
-from dccl_flower.fleet.cohorts import Cohort
-from dccl_flower.fleet.faults import FaultPolicy
-from dccl_flower.fleet.roster import Roster
+from dccl_flower.fleet.clock import Cohort
+from dccl_flower.fleet.roster import FaultPolicy, Roster
 from dccl_flower.memory import peak_rss_mb
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method
 
@@ -69,8 +68,7 @@ class InProcess:
         return state
 
     def _round(self, number: int, state: State, cohort: Cohort) -> State:
-        asked = sorted([*cohort.devices, *cohort.late, *cohort.gone])
-        exchange = self._method.round(number, state, asked)
+        exchange = self._method.round(number, state, cohort.asked)
         try:
             asks = next(exchange)
             while True:

@@ -15,11 +15,9 @@ from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import open_images
 from dccl_flower.data.plan import open_plan
 from dccl_flower.experiment import Experiment
-from dccl_flower.fleet.cohorts import Rules, fitting_tiers
-from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.fleet.profiles import fleet_of
-from dccl_flower.fleet.roster import Roster
-from dccl_flower.fleet.tiers import Tiers
+from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
+from dccl_flower.fleet.tiers import fitting_tiers, turn_costs
 from dccl_flower.method import find_method
 
 
@@ -42,7 +40,7 @@ def check_devices(experiment: Experiment) -> bool:
     conf = experiment.conf
     workload = find_method(conf.method.name).check(experiment)
     if (fleet := fleet_of(conf)) is not None and workload is not None:
-        fitting_tiers(fleet, Tiers(fleet, workload, CODECS[conf.wire.codec]).memory)
+        fitting_tiers(fleet, turn_costs(fleet, workload, CODECS[conf.wire.codec]))
     return workload is not None
 
 

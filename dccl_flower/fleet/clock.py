@@ -38,13 +38,21 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class RoundOutcome:
-    """How long a round took, and its devices by what became of them, each list in order."""
+class Cohort:
+    """The devices whose answers count in a round, and how long it took by the virtual clock.
 
-    seconds: float
-    arrived: list[int]
-    late: list[int]
-    gone: list[int]
+    ``late`` and ``gone`` were asked too: they answer after the round's end, or never.
+    """
+
+    devices: list[int]
+    virtual_seconds: float | None = None
+    late: Sequence[int] = ()
+    gone: Sequence[int] = ()
+
+    @property
+    def asked(self) -> list[int]:
+        """All who were asked, in order."""
+        return sorted([*self.devices, *self.late, *self.gone])
 
 
 def turn(device: int, tier: Tier, work: Work, drop_share: float | None = None) -> Turn:
@@ -63,8 +71,8 @@ def turn(device: int, tier: Tier, work: Work, drop_share: float | None = None) -
     return Turn(device, download, training, upload, gone_after)
 
 
-def close_round(turns: Sequence[Turn], wanted: int, deadline: float | None) -> RoundOutcome:
-    """Return the outcome of a round that takes the first ``wanted`` answers.
+def close_round(turns: Sequence[Turn], wanted: int, deadline: float | None) -> Cohort:
+    """Return the cohort of a round that takes the first ``wanted`` answers.
 
     It ends when these are in, when nobody is left to wait for, or at the deadline, whichever comes
     first; the server learns at once that a device is gone. Of answers that come in at the same
@@ -91,7 +99,7 @@ def close_round(turns: Sequence[Turn], wanted: int, deadline: float | None) -> R
     arrived = {device for when, device in answers[:wanted] if when <= seconds}
     gone = {device for when, device in departures if when <= seconds}
     late = {t.device for t in turns} - arrived - gone
-    return RoundOutcome(seconds, sorted(arrived), sorted(late), sorted(gone))
+    return Cohort(sorted(arrived), seconds, sorted(late), sorted(gone))
 
 
 def over_sampled(cohort: int, factor: float) -> int:

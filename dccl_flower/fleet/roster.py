@@ -1,21 +1,49 @@
-"""The devices of a federation: who is asked in a round, and by when they answer."""
+"""Who takes part in a round: by a seeded draw, or by device profiles and a virtual clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dccl_flower.codecs import Codec
-from dccl_flower.fleet.cohorts import Cohort, Cohorts, Rules, TimedCohorts
-from dccl_flower.fleet.faults import FaultPolicy, RoundStopped, Verdict
+from dccl_flower.fleet.clock import Cohort, close_round, over_sampled, turn
 from dccl_flower.fleet.profiles import Fleet
-from dccl_flower.fleet.tiers import Tiers, Workload
+from dccl_flower.fleet.tiers import TurnCost, Workload, fitting_tiers, turn_costs
+from dccl_flower.seeds import numpy_generator
+
+logger = logging.getLogger("dccl_flower")
+
+
+class RoundStopped(RuntimeError):
+    """Too few devices answered; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class FaultPolicy:
+    """Go on where at least ``min_replies`` of those asked answered; wait ``timeout`` seconds."""
+
+    min_replies: float = 1.0
+    timeout: float = 3600.0
+
+    def is_enough(self, answered: int, asked: int) -> bool:
+        """Tell whether a round goes on with so many answers; never with none."""
+        return answered > 0 and answered >= self.min_replies * asked
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a round ends: how many more than the cohort are asked, and how long they may take."""
+
+    over_sampling: float = 1.0
+    deadline: float | None = None
 
 
 class Roster:
     """Devices ``0 .. num_devices - 1``, of which each round takes ``per_round``, by default all.
 
-    With a fleet the devices are of tiers and a virtual clock decides who answers in time. Raises
-    ValueError for a cohort that the devices cannot fill.
+    With a fleet the devices are of tiers: those that are there and have the memory are asked, and
+    the first to answer count. Raises ValueError for a cohort that the devices cannot fill.
     """
 
     def __init__(
@@ -31,13 +59,11 @@ class Roster:
         self.seed = seed
         self.fleet = fleet
         self._rules = rules or Rules()
-        self._plain = Cohorts(num_devices, self.per_round, seed)
-        self._timed: TimedCohorts | None = None
-
-    @property
-    def has_several_widths(self) -> bool:
-        """Tell whether devices train models narrower than the server's."""
-        return self.fleet is not None and any(t.co_share != 1 for t in self.fleet.tiers)
+        self._costs: Mapping[float, TurnCost] = {}
+        self._fitting: set[str] = set()
+        self._answered: set[int] = set()
+        if not 1 <= self.per_round <= num_devices:
+            raise ValueError(f"devices_per_round={per_round}: must lie in 1..{num_devices}")
 
     def prepare(self, workload: Callable[[], Workload], codec: Codec) -> None:
         """Learn what a turn takes devices of each tier, where there are tiers.
@@ -45,27 +71,62 @@ class Roster:
         Raises ConfError where no tier can train the model.
         """
         if self.fleet is not None:
-            tiers = Tiers(self.fleet, workload(), codec)
-            work = tiers.work, tiers.memory
-            self._timed = TimedCohorts(self._plain, self.fleet, self._rules, *work)
+            self.learn(turn_costs(self.fleet, workload(), codec))
+
+    def learn(self, costs: Mapping[float, TurnCost]) -> None:
+        """Take note of what turns take, by share. Raises ConfError where no tier has the memory."""
+        assert self.fleet is not None
+        self._costs, self._fitting = costs, fitting_tiers(self.fleet, costs)
+        for tier in self.fleet.tiers:
+            if tier.name not in self._fitting:
+                need = costs[tier.co_share].memory / 1e6
+                given = f"tier {tier.name} has {tier.memory_mb:g} MB"
+                logger.warning("%s and training takes %.1f MB: never picked", given, need)
 
     def draw(self, server_round: int, policy: FaultPolicy) -> Cohort:
-        """Return a round's cohort.
+        """Return a round's cohort: those that answer in time, before it is known what.
 
-        Raises RoundStopped where fewer would answer in time than the policy goes on with.
+        Raises RoundStopped where fewer would than the policy goes on with.
         """
-        cohort = (self._timed or self._plain).draw(server_round)
-        verdict = policy.judge(range(self.per_round), cohort.devices)
-        if cohort.virtual_seconds is None or verdict is Verdict.GO:
+        if self.fleet is None:
+            return Cohort(self._drawn(range(self.num_devices), "cohort", server_round))
+        cohort = self._timed(self.fleet, server_round)
+        if policy.is_enough(len(cohort.devices), self.per_round):
             return cohort
-        answered, late, gone = map(len, (cohort.devices, cohort.late, cohort.gone))
         raise RoundStopped(
-            f"round {server_round}: {answered} of {self.per_round} devices answered within "
-            f"{cohort.virtual_seconds:.3g} virtual seconds (asked {answered + late + gone}, "
-            f"late {late}, gone {gone}); rounds.min_replies={policy.min_replies} asks for more"
+            f"round {server_round}: {len(cohort.devices)} of {self.per_round} devices answered "
+            f"within {cohort.virtual_seconds:.3g} virtual seconds (asked {len(cohort.asked)}, "
+            f"late {len(cohort.late)}, gone {len(cohort.gone)}); "
+            f"rounds.min_replies={policy.min_replies} asks for more"
         )
 
     def draw_evaluators(self, share: float, server_round: int) -> list[int]:
         """Return a share of all devices, at least one, drawn for a round's evaluation."""
         size = max(1, round(self.num_devices * share))
-        return self._plain.draw_from(range(self.num_devices), "evaluate", server_round, size)
+        return self._drawn(range(self.num_devices), "evaluate", server_round, size)
+
+    def _timed(self, fleet: Fleet, server_round: int) -> Cohort:
+        there = [
+            device
+            for device in range(self.num_devices)
+            if fleet.tier_of(device).name in self._fitting
+            and fleet.is_available(device, server_round)
+        ]
+        size = min(len(there), over_sampled(self.per_round, self._rules.over_sampling))
+        turns = []
+        for device in self._drawn(there, "cohort", server_round, size):
+            tier = fleet.tier_of(device)
+            cost = self._costs[tier.co_share]
+            work = cost.later if device in self._answered else cost.first
+            turns.append(turn(device, tier, work, fleet.drops_out(device, server_round)))
+        cohort = close_round(turns, self.per_round, self._rules.deadline)
+        self._answered.update(cohort.devices)
+        return cohort
+
+    def _drawn(
+        self, devices: Sequence[int], purpose: str, server_round: int, size: int | None = None
+    ) -> list[int]:
+        """Return as many of the devices, in order, by seed, purpose and round alone."""
+        draw = numpy_generator(self.seed, purpose, "round", server_round)
+        size = self.per_round if size is None else size
+        return sorted(draw.choice(devices, size, replace=False).tolist())

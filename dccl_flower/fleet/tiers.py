@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from dccl_flower.codecs import Codec, encoded_bytes
+from dccl_flower.config import ConfError
 from dccl_flower.fleet.clock import Work
-from dccl_flower.fleet.profiles import Fleet, Tier
+from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state
@@ -32,27 +34,41 @@ class Workload:
     keep_bytes: int = 0
 
 
-class Tiers:
-    """Work and memory of a fleet's tiers."""
+@dataclass(frozen=True)
+class TurnCost:
+    """What a turn takes a device; before its ``first`` one it downloads what it keeps.
 
-    def __init__(self, fleet: Fleet, workload: Workload, codec: Codec) -> None:
-        self._workload = workload
-        control = workload.control
-        self._control = Cost() if control is None else model_cost(control, workload.example)
-        self._costs: dict[float, Cost] = {}
-        self._bytes: dict[float, int] = {}
-        for share in {tier.co_share for tier in fleet.tiers}:
-            module = workload.widths.modules[share]
-            self._costs[share] = model_cost(module, workload.example)
-            self._bytes[share] = encoded_bytes(codec.encode(exchanged_state(module)))
+    ``memory`` is in bytes.
+    """
 
-    def work(self, tier: Tier, is_first: bool) -> Work:
-        """Return the work of a turn; before its first one a device downloads what it keeps."""
-        moved = self._bytes[tier.co_share]
-        flops = turn_flops(self._costs[tier.co_share], self._control, self._workload.images)
-        return Work(moved + (self._workload.keep_bytes if is_first else 0), flops, moved)
+    first: Work
+    later: Work
+    memory: int
 
-    def memory(self, tier: Tier) -> int:
-        """Return the bytes that training takes."""
-        cost, workload = self._costs[tier.co_share], self._workload
-        return training_memory(cost, self._control, workload.batch_size, workload.has_momentum)
+
+def turn_costs(fleet: Fleet, workload: Workload, codec: Codec) -> dict[float, TurnCost]:
+    """Return what a turn takes the devices of each share of the width."""
+    control = Cost() if workload.control is None else model_cost(workload.control, workload.example)
+    costs = {}
+    for share in {tier.co_share for tier in fleet.tiers}:
+        module = workload.widths.modules[share]
+        cost = model_cost(module, workload.example)
+        moved = encoded_bytes(codec.encode(exchanged_state(module)))
+        flops = turn_flops(cost, control, workload.images)
+        memory = training_memory(cost, control, workload.batch_size, workload.has_momentum)
+        first = Work(moved + workload.keep_bytes, flops, moved)
+        costs[share] = TurnCost(first, Work(moved, flops, moved), memory)
+    return costs
+
+
+def fitting_tiers(fleet: Fleet, costs: Mapping[float, TurnCost]) -> set[str]:
+    """Return the names of the tiers that have the memory. Raises ConfError where none has."""
+    fitting = {t.name for t in fleet.tiers if costs[t.co_share].memory <= 1e6 * t.memory_mb}
+    if not fitting:
+        least = min(cost.memory for cost in costs.values()) / 1e6
+        most = max(tier.memory_mb for tier in fleet.tiers)
+        raise ConfError(
+            f"devices.profiles: no tier fits, the largest has {most:g} MB and training takes at "
+            f"least {least:.1f} MB"
+        )
+    return fitting

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,7 +13,7 @@ from flwr.serverapp.exception import AggregationError
 
 from dccl_flower.codecs import Codec, State
 from dccl_flower.device_store import LACKS
-from dccl_flower.fleet.faults import Fault, FaultPolicy, Verdict
+from dccl_flower.fleet.roster import FaultPolicy
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import Letter, Reply, speakers
 from dccl_flower.flower.nodes import NodeDirectory
@@ -31,6 +31,13 @@ class Errand:
     kind: str
     given: Mapping[str, Any]
     messages: list[Message] = field(default_factory=list)
+
+
+class Fault(NamedTuple):
+    """Why no good answer came from a node."""
+
+    node: int
+    reason: str
 
 
 class Courier:
@@ -102,18 +109,17 @@ class Courier:
         """
         good: dict[int, Reply] = {}
         faults = self._take(errand, replies, good)
-        if self._judge(errand, good, faults) is Verdict.ASK_AGAIN:
-            forgetful = {fault.place for fault in faults if fault.lost}
+        if forgetful := {fault.node for fault in faults if LACKS in fault.reason}:
             silent = sorted(errand.letters.keys() - _answered(good))
             lost = [device for device in silent if self._directory.node_of(device) in forgetful]
             again = self._messages(errand, {d: list(errand.letters[d].ask.keep) for d in lost})
             late = self._grid.send_and_receive(again, timeout=self._policy.timeout)
-            faults = [fault for fault in faults if not fault.lost]
-            faults += [Fault(f.place, f.reason) for f in self._take(errand, late, good)]
-        if self._judge(errand, good, faults) is Verdict.STOP:
+            faults = [fault for fault in faults if LACKS not in fault.reason]
+            faults += self._take(errand, late, good)
+        answered, asked = len(_answered(good)), len(errand.letters)
+        if not self._policy.is_enough(answered, asked):
             cause = f"; first error: {faults[0].reason}" if faults else ""
-            count = f"{len(_answered(good))} of {len(errand.letters)} devices answered"
-            raise AggregationError(f"{count}{cause}")
+            raise AggregationError(f"{answered} of {asked} devices answered{cause}")
         for fault in faults:
             logger.warning("a round goes on without an answer: %s", fault.reason)
         for device in _answered(good):
@@ -133,9 +139,6 @@ class Courier:
             blobs = ConfigRecord({name: parcel.blob() for name, parcel in parcels.items()})
             content = RecordDict({"arrays": letter.arrays, "config": blobs})
             self._ledger.sent(content, letter.ask.sends)
-
-    def _judge(self, errand: Errand, good: dict[int, Reply], faults: list[Fault]) -> Verdict:
-        return self._policy.judge(errand.letters.keys(), _answered(good), faults)
 
     def _messages(self, errand: Errand, lacking: Mapping[int, Sequence[str]]) -> list[Message]:
         """Return the messages to the devices that ``lacking`` names, what they lack included."""
@@ -173,8 +176,7 @@ class Courier:
         for message in replies:
             node = message.metadata.src_node_id
             if message.has_error():
-                reason = _last_line(message.error.reason)
-                faults.append(Fault(node, reason, LACKS in reason))
+                faults.append(Fault(node, _last_line(message.error.reason)))
                 continue
             try:
                 reply = self._reply(errand, message.content, good)

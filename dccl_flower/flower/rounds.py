@@ -15,9 +15,8 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from dccl_flower.codecs import FP32, Codec, State
 from dccl_flower.engine import RoundFacts
-from dccl_flower.fleet.cohorts import Cohort
-from dccl_flower.fleet.faults import FaultPolicy, RoundStopped
-from dccl_flower.fleet.roster import Roster
+from dccl_flower.fleet.clock import Cohort
+from dccl_flower.fleet.roster import FaultPolicy, Roster, RoundStopped
 from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import Letter, Reply
@@ -111,8 +110,7 @@ class Rounds(FedAvg):
             self.cohort = self.roster.draw(server_round, self._policy)
         except RoundStopped as error:
             raise AggregationError(str(error)) from error
-        asked = sorted([*self.cohort.devices, *self.cohort.late, *self.cohort.gone])
-        self._round = self.method.round(server_round, state, asked)
+        self._round = self.method.round(server_round, state, self.cohort.asked)
         asks = next(self._round)
         if self._is_private:
             self._refuse_uncovered(asks)
@@ -226,7 +224,8 @@ class Rounds(FedAvg):
             raise ValueError(f"codec={self._codec.name}: {NOT_COVERED}")
         if self._devices_per_node != 1:
             raise ValueError(f"devices_per_node={self._devices_per_node}: {NOT_COVERED}")
-        if self.roster.has_several_widths:
+        fleet = self.roster.fleet
+        if fleet is not None and any(tier.co_share != 1 for tier in fleet.tiers):
             raise ValueError(f"tiers with co_share below 1: {NOT_COVERED}")
         if any(name.endswith("running_var") for name in state):
             raise ValueError(

@@ -12,10 +12,8 @@ from torch import nn
 
 from dccl_flower.codecs import CODECS, FP32
 from dccl_flower.config import TwoSidedRoundsConf
-from dccl_flower.fleet.cohorts import Rules
-from dccl_flower.fleet.faults import FaultPolicy
 from dccl_flower.fleet.profiles import Fleet
-from dccl_flower.fleet.roster import Roster
+from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
 from dccl_flower.flower.device_app import Arrays, DeviceClient, Metrics
 from dccl_flower.flower.rounds import Rounds
 from dccl_flower.learning.controlled import MEASURED

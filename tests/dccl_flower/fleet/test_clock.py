@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dccl_flower.fleet.clock import RoundOutcome, Turn, Work, close_round, over_sampled, turn
+from dccl_flower.fleet.clock import Cohort, Turn, Work, close_round, over_sampled, turn
 from dccl_flower.fleet.profiles import Tier
 
 # Three devices do the same work: 1 MB (8 Mbit) down, 12 GFLOP, 0.5 MB (4 Mbit) up.
@@ -27,6 +27,10 @@ TURNS = [Turn(2, 1, 2, 1), Turn(0, 2, 4, 2), Turn(1, 8, 12, 4)]
 
 def gone(one, share):
     return replace(one, gone_after=share * one.arrival)
+
+
+def ended(seconds, arrived, late, gone):
+    return Cohort(arrived, seconds, late, gone)
 
 
 def answer(device, seconds):
@@ -49,20 +53,20 @@ def test_a_device_that_drops_out_is_gone_after_its_share_of_the_turn():
     ("wanted", "deadline", "outcome"),
     [
         # Everybody is waited for: 24 s.
-        (3, None, RoundOutcome(24, [0, 1, 2], [], [])),
+        (3, None, ended(24, [0, 1, 2], [], [])),
         # The first two: the second answer is in after 8 s.
-        (2, None, RoundOutcome(8, [0, 2], [1], [])),
-        (1, None, RoundOutcome(4, [2], [0, 1], [])),
+        (2, None, ended(8, [0, 2], [1], [])),
+        (1, None, ended(4, [2], [0, 1], [])),
         # More wanted than there are: as many as there are.
-        (9, None, RoundOutcome(24, [0, 1, 2], [], [])),
+        (9, None, ended(24, [0, 1, 2], [], [])),
         # A deadline between the second and the third answer.
-        (3, 10, RoundOutcome(10, [0, 2], [1], [])),
+        (3, 10, ended(10, [0, 2], [1], [])),
         # An answer right at the deadline counts.
-        (3, 8, RoundOutcome(8, [0, 2], [1], [])),
+        (3, 8, ended(8, [0, 2], [1], [])),
         # Those wanted are in before the deadline.
-        (2, 10, RoundOutcome(8, [0, 2], [1], [])),
+        (2, 10, ended(8, [0, 2], [1], [])),
         # Nobody meets it.
-        (3, 3.5, RoundOutcome(3.5, [], [0, 1, 2], [])),
+        (3, 3.5, ended(3.5, [], [0, 1, 2], [])),
     ],
 )
 def test_a_round_of_three_devices(wanted, deadline, outcome):
@@ -73,21 +77,21 @@ def test_a_round_of_three_devices(wanted, deadline, outcome):
     ("turns", "wanted", "deadline", "outcome"),
     [
         # The slow one goes after 12 of its 24 s: the server waits for it until then.
-        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, None, RoundOutcome(12, [0, 2], [], [1])),
+        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, None, ended(12, [0, 2], [], [1])),
         # So also where the deadline is later, and no longer than the deadline.
-        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, 20, RoundOutcome(12, [0, 2], [], [1])),
-        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, 9, RoundOutcome(9, [0, 2], [1], [])),
+        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, 20, ended(12, [0, 2], [], [1])),
+        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 3, 9, ended(9, [0, 2], [1], [])),
         # It goes after 1.2 s, and the last of the others answers after 8 s.
-        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.05)], 3, None, RoundOutcome(8, [0, 2], [], [1])),
+        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.05)], 3, None, ended(8, [0, 2], [], [1])),
         # The fast one goes: the two wanted are the others.
-        ([gone(TURNS[0], 0.5), TURNS[1], TURNS[2]], 2, None, RoundOutcome(24, [0, 1], [], [2])),
+        ([gone(TURNS[0], 0.5), TURNS[1], TURNS[2]], 2, None, ended(24, [0, 1], [], [2])),
         # The two wanted are in after 8 s, when the slow one has not gone yet: it is late.
-        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 2, None, RoundOutcome(8, [0, 2], [1], [])),
+        ([TURNS[0], TURNS[1], gone(TURNS[2], 0.5)], 2, None, ended(8, [0, 2], [1], [])),
         # All go, after 2, 4 and 12 s.
-        ([gone(t, 0.5) for t in TURNS], 2, None, RoundOutcome(12, [], [], [0, 1, 2])),
-        ([gone(t, 0.5) for t in TURNS], 2, 5, RoundOutcome(5, [], [1], [0, 2])),
+        ([gone(t, 0.5) for t in TURNS], 2, None, ended(12, [], [], [0, 1, 2])),
+        ([gone(t, 0.5) for t in TURNS], 2, 5, ended(5, [], [1], [0, 2])),
         # Nobody was there.
-        ([], 1, 5, RoundOutcome(0, [], [], [])),
+        ([], 1, 5, ended(0, [], [], [])),
     ],
 )
 def test_rounds_in_which_devices_go(turns, wanted, deadline, outcome):
@@ -96,7 +100,7 @@ def test_rounds_in_which_devices_go(turns, wanted, deadline, outcome):
 
 def test_of_answers_at_the_same_time_the_lower_device_counts():
     turns = [answer(device, 5.0) for device in (7, 3, 11, 5)]
-    assert close_round(turns, 2, None) == RoundOutcome(5, [3, 5], [7, 11], [])
+    assert close_round(turns, 2, None) == ended(5, [3, 5], [7, 11], [])
 
 
 @st.composite
@@ -119,10 +123,10 @@ DEADLINES = st.none() | st.floats(0.5, 80)
 def test_each_device_arrives_or_is_late_or_gone(drawn, deadline):
     turns, wanted = drawn
     outcome = close_round(turns, wanted, deadline)
-    parts = [outcome.arrived, outcome.late, outcome.gone]
+    parts = [outcome.devices, outcome.late, outcome.gone]
     assert sorted(chain(*parts)) == sorted(t.device for t in turns)
     assert parts == [sorted(part) for part in parts]
-    assert len(outcome.arrived) <= wanted
+    assert len(outcome.devices) <= wanted
 
 
 @given(rounds(), DEADLINES)
@@ -130,10 +134,10 @@ def test_nothing_happens_after_the_end(drawn, deadline):
     turns, wanted = drawn
     outcome = close_round(turns, wanted, deadline)
     by_device = {t.device: t for t in turns}
-    assert all(by_device[d].gone_after is None for d in outcome.arrived)
-    assert all(by_device[d].arrival <= outcome.seconds for d in outcome.arrived)
-    assert all(by_device[d].gone_after <= outcome.seconds for d in outcome.gone)
-    assert outcome.seconds <= (math.inf if deadline is None else deadline)
+    assert all(by_device[d].gone_after is None for d in outcome.devices)
+    assert all(by_device[d].arrival <= outcome.virtual_seconds for d in outcome.devices)
+    assert all(by_device[d].gone_after <= outcome.virtual_seconds for d in outcome.gone)
+    assert outcome.virtual_seconds <= (math.inf if deadline is None else deadline)
 
 
 @given(rounds(), DEADLINES)
@@ -143,9 +147,9 @@ def test_no_late_device_was_before_one_that_counts(drawn, deadline):
     order = {t.device: (t.arrival, t.device) for t in turns}
     stayed = [t.device for t in turns if t.gone_after is None]
     late = [order[d] for d in outcome.late if d in stayed]
-    assert all(order[a] < one for a in outcome.arrived for one in late)
-    if len(outcome.arrived) < wanted:
-        assert all(when > outcome.seconds for when, _ in late)
+    assert all(order[a] < one for a in outcome.devices for one in late)
+    if len(outcome.devices) < wanted:
+        assert all(when > outcome.virtual_seconds for when, _ in late)
 
 
 @given(rounds(), st.floats(0.5, 80), st.floats(0, 40))
@@ -154,8 +158,8 @@ def test_a_later_deadline_loses_nobody(drawn, deadline, more):
     early, late, open_end = (
         close_round(turns, wanted, d) for d in (deadline, deadline + more, None)
     )
-    assert set(early.arrived) <= set(late.arrived) <= set(open_end.arrived)
-    assert early.seconds <= late.seconds <= open_end.seconds
+    assert set(early.devices) <= set(late.devices) <= set(open_end.devices)
+    assert early.virtual_seconds <= late.virtual_seconds <= open_end.virtual_seconds
 
 
 @given(rounds(), DEADLINES)

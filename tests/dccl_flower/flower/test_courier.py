@@ -12,7 +12,7 @@ from tiny import tiny_app
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import CODECS, encode_exact
 from dccl_flower.device_store import LACKS, Parcel
-from dccl_flower.fleet.faults import FaultPolicy
+from dccl_flower.fleet.roster import FaultPolicy
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.nodes import NodeDirectory
