@@ -18,10 +18,10 @@ from dccl_flower.data.loader import ImageLoader
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import round_recipe, train_controlled
+from dccl_flower.learning.exemplars import class_counts
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.pretrain import pretrain
-from dccl_flower.learning.samples import class_counts
 from dccl_flower.method import Method, MethodKind, OnProgress, Round
 from dccl_flower.models.build import build_base
 from dccl_flower.models.frozen import load_exchanged
@@ -65,7 +65,7 @@ class PooledCo(DcCclServer):
                 cloud.co_submodel,
                 cloud.control,
                 self._batches,
-                LOSSES[conf.loss].made(lambda: class_counts(self._loader, cloud.num_classes)),
+                LOSSES[conf.loss](lambda: class_counts(self._loader, cloud.num_classes)),
                 round_recipe(self.rounds, number),
                 self.experiment.torch_device,
                 momentum=self._momentum,

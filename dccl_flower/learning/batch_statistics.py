@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.models.frozen import Frozen
+from dccl_flower.models.frozen import frozen_prefixes
 
 MEAN, VARIANCE = "running_mean", "running_var"
 ONE_VALUE = "more than 1 value per channel"  # what torch says of it
@@ -54,7 +55,7 @@ def measured_statistics(model: nn.Module) -> Iterator[None]:
     Inside, batch norms in eval mode normalise with what they hold, so every side of a federation
     computes the same function. Frozen parts are left alone, and so are norms that saw no input.
     """
-    meters = [_Meter(norm) for _, norm in _trained_norms(model)]
+    meters = [_Meter(norm) for norm in _trained_norms(model).values()]
     try:
         yield
         for meter in meters:
@@ -79,9 +80,15 @@ def mixed_statistics(model: nn.Module, other: OtherSide) -> Iterator[None]:
     Every side then computes nearly what one model on pooled batches would, gradients through the
     statistics of its own batch included. Without word of the other side a norm takes what it holds.
     """
-    norms = dict(_trained_norms(model))
+    norms = _trained_norms(model)
+
+    def seen_there(name: str, norm: _BatchNorm, kind: str) -> Tensor:
+        held = getattr(norm, kind)
+        return other.statistics.get(f"{name}.{kind}", held.clone()).to(held.device)
+
     for name, norm in norms.items():
-        mixed = partial(_mixed_forward, norm, *_held(name, norm, other), other.own_share)
+        mean, variance = (seen_there(name, norm, kind) for kind in (MEAN, VARIANCE))
+        mixed = partial(_mixed_forward, norm, mean, variance, other.own_share)
         norm.forward = mixed  # type: ignore[method-assign]
     try:
         yield
@@ -129,18 +136,17 @@ class _Meter:
     """Sum a norm's inputs and their squares a channel, around the mean it holds."""
 
     def __init__(self, norm: _BatchNorm) -> None:
-        self._norm = norm
+        self._mean = cast(Tensor, norm.running_mean)
+        self._variance = cast(Tensor, norm.running_var)
         self._count = 0
-        self._sum = torch.zeros_like(norm.running_mean, dtype=torch.float64)  # type: ignore[arg-type]
+        self._sum = torch.zeros_like(self._mean, dtype=torch.float64)
         self._squares = torch.zeros_like(self._sum)
         self.hook = norm.register_forward_pre_hook(self._add)
 
     def _add(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        held = self._norm.running_mean
-        assert held is not None
         # Centred and in float64: sums of squares of large means would lose a small variance.
         inputs_by_channel = inputs[0].detach().double().transpose(0, 1).flatten(1)
-        values = inputs_by_channel - held.unsqueeze(1)
+        values = inputs_by_channel - self._mean.unsqueeze(1)
         self._count += values.shape[1]
         self._sum += values.sum(1)
         self._squares += (values**2).sum(1)
@@ -148,20 +154,9 @@ class _Meter:
     def write(self) -> None:
         if self._count == 0:
             return
-        mean, variance = self._norm.running_mean, self._norm.running_var
-        assert mean is not None
-        assert variance is not None
         shift = self._sum / self._count
-        variance.copy_((self._squares / self._count - shift**2).clamp(min=0))
-        mean.add_(shift.to(mean.dtype))
-
-
-def _held(name: str, norm: _BatchNorm, other: OtherSide) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mean = other.statistics.get(f"{name}.{MEAN}", norm.running_mean.clone())
-    variance = other.statistics.get(f"{name}.{VARIANCE}", norm.running_var.clone())
-    return mean.to(norm.running_mean.device), variance.to(norm.running_var.device)
+        self._variance.copy_((self._squares / self._count - shift**2).clamp(min=0))
+        self._mean.add_(shift.to(self._mean.dtype))
 
 
 def _mixed_forward(
@@ -177,9 +172,12 @@ def _mixed_forward(
     return x * scale.view(shape) + (norm.bias - mean * scale).view(shape)
 
 
-def _trained_norms(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, _BatchNorm]]:
-    for name, child in model.named_children():
-        if isinstance(child, _BatchNorm) and child.track_running_stats:
-            yield prefix + name, child
-        elif not isinstance(child, Frozen):
-            yield from _trained_norms(child, f"{prefix}{name}.")
+def _trained_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    frozen = frozen_prefixes(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and not name.startswith(frozen)
+    }

@@ -36,3 +36,6 @@ class Compute:
         """Return the scope of a forward pass."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.mixed_precision)
+
+
+CPU = Compute()

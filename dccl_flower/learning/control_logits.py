@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeGuard
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
-from dccl_flower.data.batches import Batches, FixedBatches, endless
+from dccl_flower.data.batches import FixedBatches, endless
 from dccl_flower.learning.evaluate import predict
 
 PASS_BATCH = 100
 
 
-@dataclass(frozen=True)
-class KnownBatch:
+class KnownBatch(NamedTuple):
     """A batch of images and labels (B,) whose control logits (B, classes) are known already."""
 
     images: Tensor
@@ -24,14 +23,7 @@ class KnownBatch:
     logits: Tensor
 
 
-def shows_the_same_images(batches: Batches) -> TypeGuard[FixedBatches]:
-    """Tell whether the images are the same in every epoch, and known by position."""
-    return batches.is_fixed
-
-
-def control_logits(
-    control: nn.Module, batches: FixedBatches, device: torch.device | str = "cpu"
-) -> Tensor:
+def control_logits(control: nn.Module, batches: FixedBatches, device: Device = "cpu") -> Tensor:
     """Return the control's logits (N, classes) of all samples, in their order."""
     return predict(control, batches.in_batches_of(PASS_BATCH), device)[0].clone()
 

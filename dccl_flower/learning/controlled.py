@@ -7,12 +7,13 @@ frozen, so the gradient of the co-submodel is that of the full sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from dccl_flower.config import RoundsConf, TwoSidedRoundsConf
 from dccl_flower.data.batches import Pair, pair_of
@@ -56,7 +57,7 @@ def train_controlled(
     batches: Iterator[Pair | KnownBatch],
     loss: Loss,
     recipe: LocalRecipe,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     *,
     correction: dict[str, Tensor] | None = None,
     momentum: dict[str, Tensor] | None = None,
@@ -75,10 +76,17 @@ def train_controlled(
     control.eval()
     train_mode(co, freeze_statistics=recipe.statistics != "batch")
     total, correct, seen = 0.0, 0, 0
-    with _statistics(co, recipe.statistics, other):
+    with (
+        measured_statistics(co) if recipe.statistics in MEASURED else nullcontext(),
+        mixed_statistics(co, other) if recipe.statistics == "mixed" else nullcontext(),
+    ):
         for batch in islice(batches, recipe.steps):
-            images, labels, known = _parts(batch, device)
-            logits = training_logits(co, images) + _control_logits(control, images, known)
+            parts = batch if isinstance(batch, KnownBatch) else pair_of(batch)
+            images, labels, *known = (part.to(device) for part in parts)
+            logits = training_logits(co, images)
+            with torch.no_grad():
+                control_logits = known[0] if known else control(images)
+            logits = logits + control_logits
             step_loss = loss(logits, labels)
             if logits.requires_grad:
                 _step(step_loss, optimizer, trainable, correction or {}, recipe.max_grad_norm)
@@ -96,7 +104,7 @@ def _optimizer(
     trainable: dict[str, nn.Parameter],
     recipe: LocalRecipe,
     momentum: dict[str, Tensor],
-    device: torch.device | str,
+    device: Device,
 ) -> torch.optim.SGD:
     optimizer = torch.optim.SGD(
         trainable.values(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
@@ -104,20 +112,6 @@ def _optimizer(
     for name, buffer in momentum.items():
         optimizer.state[trainable[name]][BUFFER] = buffer.to(device)
     return optimizer
-
-
-def _parts(
-    batch: Pair | KnownBatch, device: torch.device | str
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    if isinstance(batch, KnownBatch):
-        return batch.images.to(device), batch.labels.to(device), batch.logits.to(device)
-    images, labels = pair_of(batch)
-    return images.to(device), labels.to(device), None
-
-
-@torch.no_grad()
-def _control_logits(control: nn.Module, images: Tensor, known: Tensor | None) -> Tensor:
-    return control(images) if known is None else known
 
 
 def _step(
@@ -136,16 +130,6 @@ def _step(
     if max_grad_norm > 0:
         torch.nn.utils.clip_grad_norm_(trainable.values(), max_grad_norm)
     optimizer.step()
-
-
-@contextmanager
-def _statistics(co: nn.Module, kind: str, other: OtherSide) -> Iterator[None]:
-    with ExitStack() as stack:
-        if kind in MEASURED:
-            stack.enter_context(measured_statistics(co))
-        if kind == "mixed":
-            stack.enter_context(mixed_statistics(co, other))
-        yield
 
 
 def learning_rate(schedule: str, base: float, server_round: int, num_rounds: int) -> float:

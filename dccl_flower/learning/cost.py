@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,17 +57,17 @@ def model_cost(model: nn.Module, example: Tensor) -> Cost:
     ValueError where it gives something else than logits when it trains.
     """
     small, large = (_measure(model, example, size) for size in (BATCH, LARGER_BATCH))
-    image_bytes = large.saved_bytes - small.saved_bytes
+    image = _Measured(*(more - less for less, more in zip(small, large, strict=True)))
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         state_bytes=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
         exchanged_bytes=FLOAT32_BYTES * sum(t.numel() for t in exchanged_state(model).values()),
-        forward_macs=(large.forward_flops - small.forward_flops) // FLOPS_A_MAC,
-        training_flops=large.training_flops - small.training_flops,
-        activation_bytes=image_bytes,
-        batch_bytes=small.saved_bytes - BATCH * image_bytes,
-        layer_bytes=large.layer_bytes - small.layer_bytes,
+        forward_macs=image.forward_flops // FLOPS_A_MAC,
+        training_flops=image.training_flops,
+        activation_bytes=image.saved_bytes,
+        batch_bytes=small.saved_bytes - BATCH * image.saved_bytes,
+        layer_bytes=image.layer_bytes,
     )
 
 
@@ -90,36 +90,32 @@ def turn_flops(co: Cost, control: Cost, images: int) -> int:
     return images * (co.training_flops + FLOPS_A_MAC * control.forward_macs)
 
 
-@dataclass(frozen=True)
-class _Measured:
+class _Measured(NamedTuple):
     forward_flops: int
+    layer_bytes: int
     training_flops: int
     saved_bytes: int
-    layer_bytes: int
 
 
 def _measure(model: nn.Module, example: Tensor, batch_size: int) -> _Measured:
     bare = copy.deepcopy(model).to("meta")
     with torch.device("meta"):
         images = torch.zeros(batch_size, *example.shape[1:], dtype=example.dtype)
-        forward_flops, layer_bytes = _measure_scoring(bare, images)
-        training_flops, saved_bytes = _measure_training(bare, images)
-    return _Measured(forward_flops, training_flops, saved_bytes, layer_bytes)
+        return _Measured(*_measure_scoring(bare, images), *_measure_training(bare, images))
 
 
 def _measure_scoring(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    largest = 0
+    layers = [0]
 
     def note_layer(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        nonlocal largest
-        largest = max(largest, _storage_bytes(_tensors((inputs, output))))
+        layers.append(_storage_bytes(_tensors((inputs, output))))
 
     hooks = [module.register_forward_hook(note_layer) for module in model.modules()]
     with _flop_counter() as counter, torch.no_grad():
         model.eval()(images)
     for hook in hooks:
         hook.remove()
-    return counter.get_total_flops(), largest
+    return counter.get_total_flops(), max(layers)
 
 
 def _measure_training(model: nn.Module, images: Tensor) -> tuple[int, int]:
@@ -130,13 +126,13 @@ def _measure_training(model: nn.Module, images: Tensor) -> tuple[int, int]:
         saved.append(tensor)
         return tensor
 
-    labels = torch.zeros(len(images), dtype=torch.long)
     with _flop_counter() as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             logits = model.train()(images)
         if not isinstance(logits, Tensor):
             raise ValueError(f"gives {type(logits).__name__} in training, expected logits")
         if logits.requires_grad:
+            labels = torch.zeros(len(images), dtype=torch.long)
             functional.cross_entropy(logits, labels).backward()
     activations = (tensor for tensor in saved if tensor.untyped_storage() not in own)
     return counter.get_total_flops(), _storage_bytes(activations)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import DistilConf
-from dccl_flower.data.batches import Batches
+from dccl_flower.data.batches import Batches, FixedBatches
 from dccl_flower.learning.batch_statistics import training_logits
-from dccl_flower.learning.compute import Compute
-from dccl_flower.learning.control_logits import shows_the_same_images
+from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.evaluate import predict
-from dccl_flower.learning.fit import OnEpoch, fit
-from dccl_flower.learning.pretrain import CPU
+from dccl_flower.learning.pretrain import OnEpoch, fit
 
 LATE_RATE = 0.1
 
@@ -39,10 +38,10 @@ def distil(
     """
     for model in (mimic, teacher):
         compute.module(model)
-    is_known = False
-    if not conf.mixup and shows_the_same_images(batches):
-        batches = batches.with_targets(predict(teacher, batches, compute.device)[0])
-        is_known = True
+    is_known = not conf.mixup and batches.is_fixed
+    if is_known:
+        known, _ = predict(teacher, batches, compute.device)
+        batches = cast(FixedBatches, batches).with_targets(known)
     optimizer = torch.optim.Adam((p for p in mimic.parameters() if p.requires_grad), lr=conf.lr)
     half = -(-conf.epochs // 2) * len(batches)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [half], gamma=LATE_RATE)

@@ -1,4 +1,4 @@
-"""Accuracies of single submodels and of their sums."""
+"""Accuracies of single submodels and of their sums, and how close the mimic comes to the cloud."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.types import Device
 
 from dccl_flower.data.batches import Batches
-from dccl_flower.learning.fidelity import Fidelity, fidelity
 from dccl_flower.models.frozen import load_exchanged
 
 
@@ -23,10 +24,20 @@ class Scores:
     accuracy_device_classes: float
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """Mean squared error of logits, share of equal top-1 classes, and KL(cloud || mimic) in nats.
+
+    All NaN where there are no samples.
+    """
+
+    logit_mse: float
+    agreement: float
+    kl: float
+
+
 @torch.inference_mode()
-def predict(
-    model: nn.Module, batches: Batches, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+def predict(model: nn.Module, batches: Batches, device: Device = "cpu") -> tuple[Tensor, Tensor]:
     """Return logits (N, classes) in eval mode and the targets, both on the CPU."""
     was_training = model.training
     model.eval()
@@ -43,11 +54,21 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).float().mean().item()
 
 
+def fidelity(cloud_logits: Tensor, mimic_logits: Tensor) -> Fidelity:
+    """Compare logits (N, classes) on the same samples."""
+    own, wanted = mimic_logits.log_softmax(1), cloud_logits.log_softmax(1)
+    return Fidelity(
+        functional.mse_loss(mimic_logits, cloud_logits).item(),
+        accuracy(mimic_logits, cloud_logits.argmax(1)),
+        functional.kl_div(own, wanted, reduction="batchmean", log_target=True).item(),
+    )
+
+
 def score_sides(
     logits: Tensor, labels: Tensor, cloud_classes: Sequence[int], device_classes: Sequence[int]
 ) -> Scores:
     """Return the accuracies over all samples and over those of each side's classes."""
-    sides = [torch.isin(labels, torch.tensor(list(c))) for c in (cloud_classes, device_classes)]
+    sides = _rows_of_sides(labels, cloud_classes, device_classes)
     return Scores(
         accuracy(logits, labels), *(accuracy(logits[rows], labels[rows]) for rows in sides)
     )
@@ -68,7 +89,7 @@ class Scorer:
         batches: Batches,
         cloud_classes: Sequence[int],
         device_classes: Sequence[int],
-        device: torch.device | str = "cpu",
+        device: Device = "cpu",
     ) -> None:
         self._co = copy.deepcopy(co)
         self._batches = batches.in_fixed_order()
@@ -87,11 +108,11 @@ class Scorer:
 
     def mimic_fidelity(self) -> dict[str, Fidelity]:
         """Compare mimic and cloud submodel on the samples of cloud and of device classes."""
-        found = {}
-        for side, classes in zip(("cloud_classes", "device_classes"), self._classes, strict=True):
-            rows = torch.isin(self._labels, torch.tensor(list(classes)))
-            found[side] = fidelity(self._cloud_logits[rows], self._mimic_logits[rows])
-        return found
+        cloud, devices = (
+            fidelity(self._cloud_logits[rows], self._mimic_logits[rows])
+            for rows in _rows_of_sides(self._labels, *self._classes)
+        )
+        return {"cloud_classes": cloud, "device_classes": devices}
 
     def served(self, state: dict[str, Tensor]) -> tuple[Scores, float]:
         """Return the scores of cloud + co, and the accuracy of mimic + co."""
@@ -102,3 +123,7 @@ class Scorer:
 
     def _scores(self, logits: Tensor) -> Scores:
         return score_sides(logits, self._labels, *self._classes)
+
+
+def _rows_of_sides(labels: Tensor, *classes: Sequence[int]) -> list[Tensor]:
+    return [torch.isin(labels, torch.tensor(list(own))) for own in classes]

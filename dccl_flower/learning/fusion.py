@@ -39,31 +39,14 @@ def average(cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) ->
     }
 
 
-def class_wise_head(
-    cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float, head: str
-) -> State:
-    """Average, but each row of the head by how many samples of its class a copy has seen.
-
-    A class that nobody holds is averaged as the rest. The head is the last matrix of the state
-    with the bias of the same name. Raises ValueError where a copy tells no class counts.
-    """
-    fused = average(cloud, devices, cloud_weight)
-    copies, weights = _weighed(cloud, devices, cloud_weight)
-    rows = _row_weights(copies, weights)
-    for name in (f"{head}.weight", f"{head}.bias"):
-        if name in fused:
-            stacked = torch.stack([copy.state[name].double() for copy in copies])
-            shares = rows.view(rows.shape + (1,) * (stacked.dim() - 2))
-            fused[name] = (shares * stacked).sum(0).to(fused[name].dtype)
-    return fused
-
-
 @dataclass(frozen=True)
 class Fusion:
     """A rule: the published average, with rows of the head by classes, with pooled statistics.
 
-    ``head`` names the layer that gives the logits. Batch statistics that are pooled become those
-    of one mixture of all samples.
+    A class-wise head weighs each row of the layer ``head``, which gives the logits, by how many
+    samples of its class a copy has seen; a class that nobody holds is averaged as the rest. Batch
+    statistics that are pooled become those of one mixture of all samples. Raises ValueError where
+    a class-wise head meets a copy without class counts.
     """
 
     class_wise_head: bool = False
@@ -77,12 +60,15 @@ class Fusion:
 
     def __call__(self, cloud: Copy | None, devices: Sequence[Copy], cloud_weight: float) -> State:
         """Return the copies as one state."""
+        fused = average(cloud, devices, cloud_weight)
+        copies, weights = _weighed(cloud, devices, cloud_weight)
         if self.class_wise_head:
-            fused = class_wise_head(cloud, devices, cloud_weight, self.head)
-        else:
-            fused = average(cloud, devices, cloud_weight)
+            rows = _row_weights(copies, weights)
+            for name in {f"{self.head}.weight", f"{self.head}.bias"} & fused.keys():
+                stacked = torch.stack([copy.state[name].double() for copy in copies])
+                shares = rows.view(rows.shape + (1,) * (stacked.dim() - 2))
+                fused[name] = (shares * stacked).sum(0).to(fused[name].dtype)
         if self.pooled_statistics:
-            copies, weights = _weighed(cloud, devices, cloud_weight)
             fused |= pooled_statistics([copy.state for copy in copies], weights)
         return fused
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.types import Device
 
 from dccl_flower.data.batches import Pair
+from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.head import find_head
 
@@ -19,16 +21,15 @@ def head_gradient(
     batches: Iterator[Pair],
     loss: Loss,
     num_batches: int,
-    device: torch.device | str = "cpu",
-    head_name: str | None = None,
-) -> tuple[dict[str, Tensor], int]:
+    device: Device = "cpu",
+) -> tuple[State, int]:
     """Return the mean gradient of the head's parameters over the batches, and the sample count.
 
     Averaged over sides with the sample counts as weights this is the gradient of the pooled data.
     """
     co.eval()
     control.eval()
-    head_name, head = find_head(co, name=head_name)
+    head_name, head = find_head(co)
     parameters = dict(head.named_parameters(prefix=head_name))
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     seen = 0
@@ -44,17 +45,12 @@ def head_gradient(
     return {name: (total / seen).cpu() for name, total in sums.items()}, seen
 
 
-def apply_head_gradient(
-    state: dict[str, Tensor], gradient: dict[str, Tensor], lr: float
-) -> dict[str, Tensor]:
+def apply_head_gradient(state: State, gradient: State, lr: float) -> State:
     """Return the state after one plain gradient step on the head."""
-    stepped = {name: state[name] - lr * g for name, g in gradient.items()}
-    return {**state, **stepped}
+    return state | {name: state[name] - lr * slope for name, slope in gradient.items()}
 
 
-def head_part(
-    co: nn.Module, state: dict[str, Tensor], head_name: str | None = None
-) -> dict[str, Tensor]:
+def head_part(co: nn.Module, state: State) -> State:
     """Return the part of a state that belongs to the head of ``co``."""
-    head_name, head = find_head(co, name=head_name)
+    head_name, head = find_head(co)
     return {name: state[name] for name, _ in head.named_parameters(prefix=head_name)}

@@ -1,21 +1,25 @@
-"""Train a classifier by cross-entropy: the cloud submodel, or a base model to compare with."""
+"""Train a model on its own by epochs: the cloud submodel, or a base model to compare with."""
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
 from dccl_flower.config import PretrainConf
-from dccl_flower.data.batches import Batches
+from dccl_flower.data.batches import Batches, endless
 from dccl_flower.learning.batch_statistics import training_logits
-from dccl_flower.learning.compute import Compute
+from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.evaluate import accuracy, predict
-from dccl_flower.learning.fit import OnEpoch, fit
-from dccl_flower.learning.samples import class_counts
+from dccl_flower.learning.exemplars import class_counts
 from dccl_flower.models.head import find_head
 
-CPU = Compute()
+OnEpoch = Callable[[int, int], None]
 STEP_EPOCHS, STEP_FACTOR = 5, 0.4
 
 
@@ -42,7 +46,10 @@ def pretrain(
         nesterov=conf.momentum > 0,
     )
     schedule = _schedule(optimizer, conf, len(batches))
-    unseen = _unseen_classes(model, batches).to(compute.device) if conf.mask_unseen else None
+    unseen = None
+    if conf.mask_unseen:
+        counts = class_counts(batches, find_head(model)[1].out_features)
+        unseen = (counts == 0).to(compute.device)
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with compute.autocast():
@@ -59,16 +66,44 @@ def pretrain(
     fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, on_epoch)
 
 
-def _schedule(
-    optimizer: torch.optim.Optimizer, conf: PretrainConf, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def fit(
+    model: nn.Module,
+    batches: Batches,
+    epochs: int,
+    generator: torch.Generator,
+    schedule: LRScheduler,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    score: Callable[[], float] | None,
+    on_epoch: OnEpoch,
+) -> None:
+    """Take the steps of all epochs in place; with a ``score`` the best epoch's weights are kept.
+
+    ``loss_of`` images and targets; one without gradient is no step. ``schedule`` advances with
+    each step. The last of equal scores counts.
+    """
+    steps, stream = len(batches), endless(batches, generator)
+    best, best_state = -torch.inf, None
+    for epoch in range(epochs):
+        model.train()
+        for images, targets in islice(stream, steps):
+            loss = loss_of(images, targets)
+            if not loss.requires_grad:
+                continue
+            schedule.optimizer.zero_grad()
+            loss.backward()
+            schedule.optimizer.step()
+            schedule.step()
+        if score is not None and (found := score()) >= best:
+            best, best_state = found, copy.deepcopy(model.state_dict())
+        on_epoch(epoch + 1, epochs)
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    model.eval()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, conf: PretrainConf, steps: int) -> LRScheduler:
     """Return a schedule that advances with every step, of which an epoch has ``steps``."""
     if conf.schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS * steps, STEP_FACTOR)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=conf.lr, total_steps=conf.epochs * steps + 1, cycle_momentum=False
-    )
-
-
-def _unseen_classes(model: nn.Module, batches: Batches) -> torch.Tensor:
-    return class_counts(batches, find_head(model)[1].out_features) == 0
+        return StepLR(optimizer, STEP_EPOCHS * steps, STEP_FACTOR)
+    total = conf.epochs * steps + 1
+    return OneCycleLR(optimizer, max_lr=conf.lr, total_steps=total, cycle_momentum=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dccl_flower.config import ConfError
 from dccl_flower.learning.fusion import Copy, State
 from dccl_flower.models.frozen import exchanged_state
-from dccl_flower.models.split import narrow
+from dccl_flower.models.split import leading_block, narrow
 
 _NARROWED: WeakKeyDictionary[nn.Module, dict[float, nn.Module]] = WeakKeyDictionary()
 
@@ -51,7 +51,7 @@ def of_width(model: nn.Module, share: float, example: Callable[[], Tensor]) -> n
 
 def leading(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
     """Return the leading block of each tensor, as large as that of the same name in ``like``."""
-    return {name: _block(tensor, like[name].shape) for name, tensor in state.items()}
+    return {name: leading_block(tensor, like[name].shape) for name, tensor in state.items()}
 
 
 def level(copies: Sequence[Copy], otherwise: State) -> list[Copy]:
@@ -60,14 +60,10 @@ def level(copies: Sequence[Copy], otherwise: State) -> list[Copy]:
     What a copy does not hold is filled with the mean of those that do, by sample count, and with
     ``otherwise`` where nobody does.
     """
-    if all(_is_full(copy.state, otherwise) for copy in copies):
+    if all(t.shape == otherwise[n].shape for copy in copies for n, t in copy.state.items()):
         return list(copies)
     filling = {name: _mean_of_holders(name, copies, wide) for name, wide in otherwise.items()}
     return [replace(copy, state=_filled(copy.state, filling)) for copy in copies]
-
-
-def _is_full(state: State, like: State) -> bool:
-    return all(tensor.shape == like[name].shape for name, tensor in state.items())
 
 
 def _mean_of_holders(name: str, copies: Sequence[Copy], otherwise: Tensor) -> Tensor:
@@ -75,17 +71,13 @@ def _mean_of_holders(name: str, copies: Sequence[Copy], otherwise: Tensor) -> Te
     weight = torch.zeros_like(total)
     for copy in copies:
         shape = copy.state[name].shape
-        _block(total, shape).add_(copy.state[name].double(), alpha=copy.count)
-        _block(weight, shape).add_(copy.count)
+        leading_block(total, shape).add_(copy.state[name].double(), alpha=copy.count)
+        leading_block(weight, shape).add_(copy.count)
     return torch.where(weight > 0, total / weight.clamp(min=1e-300), otherwise.double())
 
 
 def _filled(state: State, filling: State) -> State:
     filled = {name: tensor.clone() for name, tensor in filling.items()}
     for name, tensor in state.items():
-        _block(filled[name], tensor.shape).copy_(tensor)
+        leading_block(filled[name], tensor.shape).copy_(tensor)
     return filled
-
-
-def _block(tensor: Tensor, shape: torch.Size) -> Tensor:
-    return tensor[tuple(slice(size) for size in shape)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from operator import attrgetter
 from typing import TypeVar, cast
@@ -59,7 +58,7 @@ def build_device_modules(
 
     modules = build_without_data(conf, shape, num_classes, choose)
     if any(_computes_with_more_than_its_state(module) for module in modules):
-        modules = choose(Parts(_bare(conf), shape, num_classes))
+        modules = choose(Parts(conf, shape, num_classes, fetch=False))
     for module in modules:
         if any(tensor.is_meta for tensor in module.state_dict().values()):
             module.to_empty(device="cpu")
@@ -76,23 +75,25 @@ def build_without_data(
     Weights are neither loaded nor drawn then, so a large base model costs no memory. Raises
     ConfError where a model does not go with the images or cannot be cut.
     """
-    bare = _bare(conf)
     try:
         with torch.device("meta"):
-            return choose(Parts(bare, shape, num_classes))
+            return choose(Parts(conf, shape, num_classes, fetch=False))
     except ConfError:
         # Some can only be cut with their values; what is wrong anyway says so again.
-        return choose(Parts(bare, shape, num_classes))
+        return choose(Parts(conf, shape, num_classes, fetch=False))
 
 
 class Parts:
     """The submodels of a configuration, each built and tried when it is first asked for.
 
-    Their attributes raise ConfError where a model does not go with the images or cannot be cut.
+    Without ``fetch`` no pretrained weights are loaded. Attributes raise ConfError where a model
+    does not go with the images or cannot be cut.
     """
 
-    def __init__(self, conf: SubmodelsConf, shape: Shape, num_classes: int) -> None:
-        self._conf = conf
+    def __init__(
+        self, conf: SubmodelsConf, shape: Shape, num_classes: int, fetch: bool = True
+    ) -> None:
+        self._conf, self._fetch = conf, fetch
         self._shape, self._num_classes = shape, num_classes
         self._example = torch.zeros(2, *shape)
 
@@ -153,8 +154,8 @@ class Parts:
     def _whole(self, part: str) -> nn.Module:
         """Build the model that a part is, or is cut from, with weights for that part alone."""
         key, conf, channels = self.key(part), self._conf, self._shape[0]
-        name = attrgetter(key)(conf)
-        pretrained = attrgetter(f"{key.rpartition('.')[0]}.pretrained")(conf)
+        name, section = attrgetter(key, key.rpartition(".")[0])(conf)
+        pretrained = self._fetch and section.pretrained
         check_model(key, name, channels)
         with self.blaming(key):
             model = build_model(name, channels, self._num_classes, pretrained, conf.seed, part)
@@ -176,13 +177,6 @@ class Parts:
                 given = tuple(output.shape) if is_tensor else type(output).__name__
                 if given != expected:
                     raise ValueError(f"gives {given}, expected logits {expected}")
-
-
-def _bare(conf: SubmodelsConf) -> SubmodelsConf:
-    """Return the configuration without weights to be fetched."""
-    model = conf.model
-    co, mimic = (replace(backbone, pretrained=False) for backbone in (model.co, model.mimic))
-    return replace(conf, model=replace(model, pretrained=False, co=co, mimic=mimic))
 
 
 def _cause(error: Exception) -> str:

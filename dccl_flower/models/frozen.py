@@ -39,9 +39,7 @@ def copy_frozen(source: nn.Module, target: nn.Module) -> None:
     for name in frozen_names(target):
         part = source.get_submodule(name)
         part = part.module if isinstance(part, Frozen) else part
-        frozen = target.get_submodule(name)
-        assert isinstance(frozen, Frozen)
-        frozen.module.load_state_dict(part.state_dict())
+        target.get_submodule(f"{name}.module").load_state_dict(part.state_dict())
 
 
 class Exchanged:

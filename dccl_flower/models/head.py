@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -77,10 +78,9 @@ def _listed(names: list[str]) -> str:
 
 def _named_by_model(model: nn.Module) -> list[str]:
     """Return the one head that the model itself names, as models of timm do."""
-    tell = getattr(model, "get_classifier", None)
     try:
-        head = tell() if callable(tell) else None
-    except Exception:  # whatever a foreign model says
+        head = cast(Any, model).get_classifier()
+    except Exception:  # it has none, or whatever a foreign model says
         return []
     return [n for n, m in model.named_modules() if m is head and isinstance(m, nn.Linear)]
 

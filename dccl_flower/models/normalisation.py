@@ -63,8 +63,11 @@ def standardise_weights(model: nn.Module) -> None:
     single weight, which cannot be standardised, and a library's own kinds of convolution stay.
     """
     for name, module in _outside_frozen(model):
-        is_plain = type(module) is nn.Conv2d and module.padding_mode == "zeros"
-        if is_plain and module.weight[0].numel() > 1:
+        if (
+            type(module) is nn.Conv2d
+            and module.padding_mode == "zeros"
+            and module.weight[0].numel() > 1
+        ):
             model.set_submodule(name, _standardised_like(module))
 
 

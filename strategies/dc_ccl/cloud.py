@@ -9,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import DistilConf, PretrainConf
-from dccl_flower.data.batches import as_batches, endless
+from dccl_flower.data.batches import Batches, as_batches, endless
 from dccl_flower.learning.batch_statistics import OtherSide
-from dccl_flower.learning.compute import Compute
+from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.controlled import NOBODY, LocalRecipe, train_controlled
 from dccl_flower.learning.distil import distil
 from dccl_flower.learning.evaluate import Scorer
-from dccl_flower.learning.fusion import State
-from dccl_flower.learning.head_tuning import head_gradient
-from dccl_flower.learning.herding import head_inputs, herded_rows
-from dccl_flower.learning.losses import LOSSES
-from dccl_flower.learning.pretrain import CPU, pretrain
-from dccl_flower.learning.samples import (
-    Chooser,
+from dccl_flower.learning.exemplars import (
     balanced_rows,
     class_counts,
+    head_inputs,
+    herded_rows,
     take_exemplars,
 )
+from dccl_flower.learning.fusion import State
+from dccl_flower.learning.head_tuning import head_gradient
+from dccl_flower.learning.losses import LOSSES
+from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import OnProgress
 from dccl_flower.models.control import choose_control
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names, load_exchanged
@@ -150,7 +150,7 @@ class Cloud:
                 self.co_submodel,
                 self.control,
                 batches,
-                LOSSES[loss].made(self.class_counts),
+                LOSSES[loss](self.class_counts),
                 recipe,
                 self._compute.device,
                 correction=correction,
@@ -170,7 +170,7 @@ class Cloud:
                 self.co_submodel,
                 self.control,
                 endless(self._co_loader, torch_generator(self._seed, *keys)),
-                LOSSES[loss].made(self.class_counts),
+                LOSSES[loss](self.class_counts),
                 num_batches,
                 self._compute.device,
             )
@@ -211,7 +211,7 @@ class Cloud:
         self.adopt(state["cloud_submodel"], state["mimic"])
         self.co_submodel.load_state_dict(state["co_submodel"])
 
-    def _chooser(self, count: int, choice: str) -> Chooser:
+    def _chooser(self, count: int, choice: str) -> Callable[[Batches], Tensor]:
         if choice == "herded":
             device = self._compute.device
             return lambda loader: herded_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,18 +14,13 @@ from dccl_flower.data.batches import Batches, FixedBatches, Pair, endless
 from dccl_flower.device import Device
 from dccl_flower.device_store import Parcel
 from dccl_flower.learning.batch_statistics import OtherSide
-from dccl_flower.learning.control_logits import (
-    KnownBatch,
-    control_logits,
-    shows_the_same_images,
-    with_logits,
-)
+from dccl_flower.learning.control_logits import KnownBatch, control_logits, with_logits
 from dccl_flower.learning.controlled import train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
+from dccl_flower.learning.exemplars import class_counts, replayed_counts, with_exemplars
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.head_tuning import head_gradient
 from dccl_flower.learning.losses import LOSSES, Loss
-from dccl_flower.learning.samples import class_counts, replayed_counts, with_exemplars
 from dccl_flower.learning.widths import leading, of_width
 from dccl_flower.method import Answer, Ask
 from dccl_flower.models.frozen import Exchanged, copy_frozen
@@ -156,8 +151,9 @@ class DcCclDevice:
         self, ask: Ask, device: Device, exemplars: State | None
     ) -> Iterator[Pair | KnownBatch]:
         batches, generator = device.batches, device.generator("train")
-        if exemplars is None and self._cache_logits and shows_the_same_images(batches):
-            return with_logits(batches, self._known_logits(batches, ask, device), generator)
+        if exemplars is None and self._cache_logits and batches.is_fixed:
+            fixed = cast(FixedBatches, batches)
+            return with_logits(fixed, self._known_logits(fixed, ask, device), generator)
         return _pairs(batches, exemplars, generator)
 
     def _known_logits(self, batches: FixedBatches, ask: Ask, device: Device) -> Tensor:
@@ -175,7 +171,7 @@ class DcCclDevice:
             own = class_counts(device.batches, self._num_classes(co))
             return own if exemplars is None else replayed_counts(own, exemplars)
 
-        return LOSSES[name].made(counts)
+        return LOSSES[name](counts)
 
     def _num_classes(self, co: nn.Module) -> int:
         return find_head(co, name=self._head)[1].out_features

@@ -206,7 +206,7 @@ class DcCclServer:
 
     def _tuning(self, state: State, devices: Sequence[int], step: int) -> dict[int, Ask]:
         turn = TuneHead(self.rounds.local_steps, self.settings.loss, step)
-        like = head_part(self.cloud.co_submodel, state, self.cloud.head)
+        like = head_part(self.cloud.co_submodel, state)
         ask = Ask(state, turn, keep=self._keep, like=like, sends="co", brings="head_gradient")
         return dict.fromkeys(devices, ask)
 

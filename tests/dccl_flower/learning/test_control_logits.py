@@ -18,7 +18,6 @@ from dccl_flower.data.loader import ImageLoader, endless
 from dccl_flower.learning.control_logits import (
     PASS_BATCH,
     control_logits,
-    shows_the_same_images,
     with_logits,
 )
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
@@ -32,14 +31,14 @@ def generator(seed=0):
 
 
 def test_images_without_augmentation_are_the_same_in_every_epoch():
-    assert shows_the_same_images(image_loader(ROWS))
-    assert not shows_the_same_images(image_loader(ROWS, augment="flip_crop"))
+    assert image_loader(ROWS).is_fixed
+    assert not image_loader(ROWS, augment="flip_crop").is_fixed
 
 
 def test_other_loaders_do_not_tell_their_images_by_position():
     dataset = TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
     for loader in (DataLoader(dataset, 2, shuffle=True), list(DataLoader(dataset, 2))):
-        assert not shows_the_same_images(as_batches(loader))
+        assert not as_batches(loader).is_fixed
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
-from dccl_flower.learning.drift import ControlVariates, steps_with_momentum
 from dccl_flower.learning.fusion import Copy, average
+from dccl_flower.learning.server_update import ControlVariates, steps_with_momentum
 
 numbers = st.floats(-10, 10, width=32)
 

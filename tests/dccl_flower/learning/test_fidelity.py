@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.learning.fidelity import fidelity
+from dccl_flower.learning.evaluate import fidelity
 
 LN3 = math.log(3)
 rows = st.lists(

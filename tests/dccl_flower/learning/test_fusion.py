@@ -12,7 +12,6 @@ from dccl_flower.learning.fusion import (
     Copy,
     Fusion,
     average,
-    class_wise_head,
 )
 from dccl_flower.models.frozen import exchanged_state
 
@@ -162,15 +161,18 @@ HEAD_DEVICES = [
 ]
 
 
+CLASS_WISE = Fusion(class_wise_head=True, head="head")
+
+
 def test_class_wise_head_by_hand():
-    fused = class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5, "head")
+    fused = CLASS_WISE(HEAD_CLOUD, HEAD_DEVICES, 0.5)
     assert fused["head.weight"].tolist() == [[7.0, 7.0], [9.0, 9.0], [8.0, 8.0]]
     assert fused["head.bias"].tolist() == [2.0, 4.0, 3.0]
 
 
 def test_class_wise_head_without_a_cloud_copy_by_hand():
     # The devices' halves times their shares: class 0 is the second's, class 1 goes 2/3, 1/3.
-    fused = class_wise_head(None, HEAD_DEVICES, 0.5, "head")
+    fused = CLASS_WISE(None, HEAD_DEVICES, 0.5)
     torch.testing.assert_close(fused["head.weight"][:, 0], torch.tensor([16.0, 32 / 3, 12.0]))
     torch.testing.assert_close(fused["head.bias"], torch.tensor([8.0, 16 / 3, 6.0]))
 
@@ -188,7 +190,7 @@ def test_class_wise_head_without_a_bias_is_the_same():
         Copy({"head.weight": copy.state["head.weight"]}, copy.count, copy.class_counts)
         for copy in (HEAD_CLOUD, *HEAD_DEVICES)
     ]
-    fused = class_wise_head(copies[0], copies[1:], 0.5, "head")
+    fused = CLASS_WISE(copies[0], copies[1:], 0.5)
     assert list(fused) == ["head.weight"]
     assert fused["head.weight"][:, 0].tolist() == [7.0, 9.0, 8.0]
 
@@ -208,13 +210,13 @@ def test_class_wise_head_needs_the_class_counts_of_every_copy(silent):
     copies = [HEAD_CLOUD, *HEAD_DEVICES]
     copies[silent] = replace(copies[silent], class_counts=None)
     with pytest.raises(ValueError, match="needs class counts of every copy"):
-        class_wise_head(copies[0], copies[1:], 0.5, "head")
+        CLASS_WISE(copies[0], copies[1:], 0.5)
 
 
 def test_a_device_without_samples_does_not_count_for_the_class_wise_head():
     devices = [*HEAD_DEVICES, head_copy(1e6, 1e6, 0, torch.zeros(3, dtype=torch.long))]
-    fused = class_wise_head(HEAD_CLOUD, devices, 0.5, "head")
-    torch.testing.assert_close(fused, class_wise_head(HEAD_CLOUD, HEAD_DEVICES, 0.5, "head"))
+    fused = CLASS_WISE(HEAD_CLOUD, devices, 0.5)
+    torch.testing.assert_close(fused, CLASS_WISE(HEAD_CLOUD, HEAD_DEVICES, 0.5))
 
 
 POOLED = Fusion(pooled_statistics=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import normalize
 
-from dccl_flower.learning.herding import head_inputs, herded_rows
+from dccl_flower.learning.exemplars import head_inputs, herded_rows
 
 POINTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
 labels_lists = st.lists(st.integers(0, 3), min_size=1, max_size=24)

@@ -12,11 +12,11 @@ from dccl_flower.learning.losses import LOSSES
 
 
 def cross_entropy(counts):
-    return LOSSES["ce"].made(lambda: counts)
+    return LOSSES["ce"](lambda: counts)
 
 
 def prior_corrected(counts):
-    return LOSSES["prior_corrected"].made(lambda: counts)
+    return LOSSES["prior_corrected"](lambda: counts)
 
 
 logit_rows = st.lists(
@@ -100,6 +100,6 @@ def test_samples_are_counted_only_where_they_matter():
     def never():
         raise AssertionError("counted")
 
-    LOSSES["ce"].made(never)
+    LOSSES["ce"](never)
     with pytest.raises(AssertionError, match="counted"):
-        LOSSES["prior_corrected"].made(never)
+        LOSSES["prior_corrected"](never)

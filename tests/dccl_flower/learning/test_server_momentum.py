@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.learning.server_momentum import ServerMomentum
+from dccl_flower.learning.server_update import ServerMomentum
 
 numbers = st.floats(-10, 10, width=32)
 

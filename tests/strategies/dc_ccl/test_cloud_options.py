@@ -19,7 +19,7 @@ from dccl_flower.data.loader import endless
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import predict
-from dccl_flower.learning.herding import head_inputs, herded_rows
+from dccl_flower.learning.exemplars import head_inputs, herded_rows
 from dccl_flower.models.frozen import exchanged_state, load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies.dc_ccl.cloud import Cloud

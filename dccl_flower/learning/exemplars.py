@@ -1,16 +1,19 @@
-"""What training needs to know of a side's data: counts, priors, and exemplars mixed in."""
+"""Samples that the cloud shares: how they are chosen, and mixed into a device's batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.types import Device
 
 from dccl_flower.data.batches import Batches, Pair, endless
 from dccl_flower.data.loader import normalise
-
-Chooser = Callable[[Batches], Tensor]
+from dccl_flower.learning.evaluate import predict
+from dccl_flower.models.head import find_head
 
 
 def class_counts(batches: Batches, num_classes: int) -> Tensor:
@@ -18,7 +21,7 @@ def class_counts(batches: Batches, num_classes: int) -> Tensor:
     return torch.bincount(batches.targets, minlength=num_classes)
 
 
-def take_exemplars(batches: Batches, choose: Chooser) -> dict[str, Tensor]:
+def take_exemplars(batches: Batches, choose: Callable[[Batches], Tensor]) -> dict[str, Tensor]:
     """Return the samples whose positions (K,) ``choose`` picks, as ``Batches.taken`` gives them.
 
     Positions are those of one pass, which ``choose`` is given to look at.
@@ -31,8 +34,7 @@ def exemplar_images(exemplars: dict[str, Tensor]) -> Tensor:
     """Return the images of :func:`take_exemplars` as models take them."""
     if "mean" not in exemplars:
         return exemplars["images"]
-    pixels, mean, std = (exemplars[name].numpy() for name in ("images", "mean", "std"))
-    return normalise(pixels, mean, std)
+    return normalise(*(exemplars[name].numpy() for name in ("images", "mean", "std")))
 
 
 def balanced_rows(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -43,6 +45,49 @@ def balanced_rows(labels: Tensor, count: int, generator: torch.Generator) -> Ten
         of_class = order[labels[order] == label]
         rank[of_class] = torch.arange(len(of_class))
     return order[rank[order].argsort(stable=True)][:count]
+
+
+def herded_rows(features: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Return ``count`` positions, as evenly over the classes as they reach.
+
+    Within a class each next sample is the one that brings the mean of those chosen closest to
+    the mean of all (herding as in iCaRL, Rebuffi et al., arXiv 1611.07725). ``features`` (N, F)
+    are normalised to length one first; ``labels`` (N,).
+    """
+    features = functional.normalize(features.double(), dim=1)
+    orders = []
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        orders.append(rows[_herd(features[rows], min(count, len(rows)))].tolist())
+    in_turn = [row for rank in zip_longest(*orders) for row in rank if row is not None]
+    return torch.tensor(in_turn[:count], dtype=torch.long)
+
+
+def _herd(features: Tensor, count: int) -> list[int]:
+    """Return the positions of the first ``count`` herded samples of one class, in order."""
+    mean = features.mean(0)
+    total = torch.zeros_like(mean)
+    order: list[int] = []
+    for taken in range(count):
+        distances = ((total + features) / (taken + 1) - mean).norm(dim=1)
+        distances[order] = torch.inf
+        order.append(int(distances.argmin()))
+        total = total + features[order[-1]]
+    return order
+
+
+def head_inputs(
+    model: nn.Module, batches: Batches, device: Device = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Return what reaches the model's head, (N, F), and the labels (N,), in eval mode."""
+    features: list[Tensor] = []
+    _, head = find_head(model)
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].cpu()))
+    try:
+        _, labels = predict(model, batches, device)
+    finally:
+        hook.remove()
+    return torch.cat(features), labels
 
 
 def with_exemplars(

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.data.batches import as_batches
 from dccl_flower.data.loader import ImageLoader
-from dccl_flower.learning.samples import (
+from dccl_flower.learning.exemplars import (
     balanced_rows,
     class_counts,
     exemplar_images,
