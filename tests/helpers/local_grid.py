@@ -9,11 +9,9 @@ from flwr.supercore.task_identity import TaskIdentity
 class LocalGrid:
     """Answer messages by calling the ClientApp, one after the other, on nodes with scrambled ids.
 
-    ``sent`` keeps every message.
-
-    What the app raises reaches the caller, or with ``reports_errors`` comes back as Flower's own
-    runtime sends it. ``before_answer`` is called with each message before its node sees it. What
-    asks a device of ``fails`` to compute fails.
+    ``sent`` and ``received`` keep every message. What the app raises reaches the caller, or with
+    ``reports_errors`` comes back as Flower's own runtime sends it. ``before_answer`` is called with
+    each message before its node sees it. What asks a device of ``fails`` to compute fails.
     """
 
     def __init__(self, app, num_nodes, reports_errors=False):
@@ -24,6 +22,7 @@ class LocalGrid:
         # Partition ids run against the order of node ids, so that a mix-up shows.
         self._partitions = {1000 - 7 * place: place for place in range(num_nodes)}
         self.sent = []
+        self.received = []
         self.fails = set()
         self.reports_errors = reports_errors
         self.before_answer = lambda message: None
@@ -37,7 +36,9 @@ class LocalGrid:
     def send_and_receive(self, messages, *, timeout=None):
         messages = list(messages)
         self.sent += messages
-        return [self.answer(message) for message in reversed(messages)]
+        replies = [self.answer(message) for message in reversed(messages)]
+        self.received += replies
+        return replies
 
     def answer(self, message):
         self.before_answer(message)
