@@ -1,6 +1,8 @@
 # Every target needs only Python 3.11+, make and a package index; .venv is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests share what took long to make, so they stay in one process.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 # The published rule on the same data, steps and budget as the default confs.
 PUBLISHED := loss=ce rounds.lr_schedule=last_two_halved
@@ -25,10 +27,10 @@ lint: .venv/installed  ## ruff and mypy
 	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p dccl_flower
 
 unit: .venv/installed  ## tests without Flower's runtime
-	$(BIN)/pytest -m "not integration and not slow"
+	$(PYTEST) -m "not integration and not slow"
 
 integration: .venv/installed  ## tests through the real flwr run
-	$(BIN)/pytest -m "integration and not slow"
+	$(PYTEST) -m "integration and not slow"
 
 test-slow: .venv/installed  ## the wheel in a clean environment, dccl scale, and more workers
 	$(BIN)/pytest -m slow

@@ -73,14 +73,6 @@ def test_cloud_submodel_and_mimic_are_scored_as_they_are(tmp_path):
     assert "bytes_a_device" not in cloud
 
 
-def test_the_base_model_learns_device_classes_from_pooled_data_only(tmp_path):
-    more = ["pretrain.epochs=12", "rounds.count=1"]
-    cloud_b = run_arm(tmp_path / "a", "base", [*more, "method.data=cloud"])
-    central_b = run_arm(tmp_path / "b", "base", more)
-    assert cloud_b["scores"]["accuracy_device_classes"] < 0.2
-    assert central_b["scores"]["accuracy_device_classes"] > 0.6
-
-
 def test_true_logits_train_another_co_submodel_than_the_mimics(tmp_path):
     central_m = run_arm(tmp_path / "m", "co")
     central_d = run_arm(tmp_path / "d", "co", ["control=cloud_submodel", "rounds.lr=0.05"])
