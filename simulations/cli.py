@@ -7,6 +7,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -14,8 +15,20 @@ from rich.console import Console
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 
-SIDE_BY_SIDE = "How many run side by side; a core each does best."
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+FOLDER, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
+CONF = click.argument("conf")
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+JOBS = click.option(
+    "--jobs",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="How many run side by side; a core each does best.",
+)
+PORT = click.option(
+    "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,39 +42,33 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("conf")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@CONF
+@OVERRIDES
 @click.option("--seed", type=int, help="Seed of every random draw.")
-@click.option("--output", type=click.Path(path_type=Path), help="New directory for the results.")
+@click.option("--output", type=FOLDER, help="New directory for the results.")
 @click.option("--workers", type=int, help="Ray workers that train side by side.")
 @click.option("--threads", type=int, help="Torch threads of each worker.")
-@click.option("--gpu", is_flag=True, help="Train on the GPU.")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
-)
+@click.option("--gpu", flag_value="true", help="Train on the GPU.")
+@PORT
 @click.option("--in-process", is_flag=True, help="Here, without Flower and Ray: for a debugger.")
 def run(
     conf: str,
     overrides: tuple[str, ...],
-    seed: int | None,
     output: Path | None,
-    workers: int | None,
-    threads: int | None,
-    gpu: bool,
     port: int | None,
     in_process: bool,
+    seed: int | None,
+    **runtime: int | str | None,  # workers, threads, gpu
 ) -> None:
     """Run the experiment CONF: a name that comes with the package, or a path to a YAML file."""
-    flags = {"seed": seed, "runtime.workers": workers, "runtime.threads": threads}
+    flags = {"seed": seed, **{f"runtime.{key}": value for key, value in runtime.items()}}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    given += ["runtime.gpu=true"] if gpu else []
     loaded = load_conf(conf, [*overrides, *given])
     # Torch and Flower take seconds to import: only once the configuration is known to be good.
-    from dccl_flower.simulations.app.in_process import run_here
+    from dccl_flower.simulations.app.in_process import run_anywhere
     from dccl_flower.simulations.app.run_folder import check_folder, default_folder
-    from dccl_flower.simulations.experiment import check_devices, open_experiment
+    from dccl_flower.simulations.experiment import open_experiment
     from dccl_flower.simulations.run.display import Display, other_scores, results_table
-    from dccl_flower.simulations.run.runner import run_simulation
     from dccl_flower.simulations.superlink import choose_port
 
     folder = (output or default_folder(loaded)).expanduser().resolve()
@@ -70,12 +77,8 @@ def run(
     with Display() as display:
         display.note("preparing the data")
         experiment = open_experiment(loaded)
-        if not check_devices(experiment) or in_process:
-            run_here(experiment, folder, display)
-        else:
-            run_simulation(loaded, folder, chosen_port, display)
+        results = run_anywhere(experiment, folder, display, chosen_port, in_process)
     console = Console(highlight=False)
-    results = json.loads((folder / "results.json").read_text())
     console.print(results_table(results))
     for line in other_scores(results):
         console.print(line, soft_wrap=True)
@@ -85,12 +88,12 @@ def run(
 
 
 @cli.command()
-@click.argument("conf")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@CONF
+@OVERRIDES
 @click.option("--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas.")
-@click.option("--arms", "names", help="Arms, separated by commas; all by default.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help=SIDE_BY_SIDE)
-@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/arms-CONF.")
+@click.option("--arms", "names", help="Arms, separated by commas; the rows' own choice if none.")
+@JOBS
+@click.option("--output", type=FOLDER, help="Directory; runs/arms-CONF.")
 def arms(
     conf: str,
     overrides: tuple[str, ...],
@@ -100,35 +103,32 @@ def arms(
     output: Path | None,
 ) -> None:
     """Compare methods and settings on CONF; what is done already is not done again."""
-    from dccl_flower.simulations.arms.arms import arm_conf, load_arms, parse_arms, parse_seeds
+    from dccl_flower.simulations.arms.arms import load_arms, parse_arms, parse_seeds
 
     table = load_arms(load_conf(conf, overrides).arms.rows)
-    chosen, numbers = parse_arms(names, table.arms), parse_seeds(seeds)
-    for name in chosen:
-        arm_conf(table, name, conf, overrides, numbers[0])
+    chosen, numbers = parse_arms(names, table), parse_seeds(seeds)
     from dccl_flower.simulations.arms.comparison import run_arms
 
     folder = _comparison_folder(output, f"arms-{Path(conf).stem}")
-    run_arms(table, conf, overrides, chosen, numbers, folder, jobs, Console(highlight=False))
+    run_arms(table, conf, overrides, chosen, numbers, folder, jobs)
 
 
 @cli.command()
-@click.argument("conf")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help=SIDE_BY_SIDE)
-@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/search-CONF.")
+@CONF
+@OVERRIDES
+@JOBS
+@click.option("--output", type=FOLDER, help="Directory; runs/search-CONF.")
 def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
     load_conf(conf, overrides)
     from dccl_flower.simulations.search.run import run_search
 
-    folder = _comparison_folder(output, f"search-{Path(conf).stem}")
-    run_search(conf, overrides, folder, jobs, Console(highlight=False))
+    run_search(conf, overrides, _comparison_folder(output, f"search-{Path(conf).stem}"), jobs)
 
 
 @cli.command()
-@click.argument("conf")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@CONF
+@OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Count what the models of CONF cost to hold, train and send; nothing is trained."""
@@ -143,63 +143,50 @@ def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+@OVERRIDES
 @click.option("--conf", default="scale", show_default=True, help="Configuration of the turn.")
 @click.option(
     "--devices", default="10,100,1000,10000,100000", show_default=True, help="Populations."
 )
 @click.option("--workers", default="1,2", show_default=True, help="Numbers of Ray workers.")
-@click.option("--cohort", type=click.IntRange(1), help="Devices a round; 50, or all if fewer.")
+@click.option("--cohort", type=POSITIVE, help="Devices a round; 50, or all if fewer.")
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Rounds.")
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Steps a turn.")
+@click.option("--steps", type=POSITIVE, default=5, show_default=True, help="Steps a turn.")
 @click.option(
     "--skip", default="", help="Of pfl, flower, reference, population: what to leave out."
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Directory; runs/scale.")
-@click.option(
-    "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
-)
+@click.option("--output", type=FOLDER, help="Directory; runs/scale.")
+@PORT
 def scale(
     overrides: tuple[str, ...],
     conf: str,
     devices: str,
     workers: str,
-    cohort: int | None,
-    rounds: int,
-    steps: int,
     skip: str,
     output: Path | None,
     port: int | None,
+    **counts: int,  # cohort, rounds, steps
 ) -> None:
     """Measure a device's turn over populations, against a bare loop, stock Flower and pfl."""
-    from dccl_flower.simulations.scale.cases import (
-        Settings,
-        case_conf,
-        cases,
-        parse_counts,
-        parse_skip,
-    )
+    from dccl_flower.simulations.scale import cases
 
-    settings = Settings(
-        parse_counts("--devices", devices),
-        parse_counts("--workers", workers),
-        cohort,
-        rounds,
-        steps,
-        parse_skip(skip),
+    settings = cases.Settings(
+        devices=cases.parse_counts("--devices", devices),
+        workers=cases.parse_counts("--workers", workers),
+        skip=cases.parse_skip(skip),
+        **counts,
     )
-    for case in cases(settings):
-        case_conf(case, conf, overrides, settings)
+    for case in cases.cases(settings):
+        cases.case_conf(case, conf, overrides, settings)
     from dccl_flower.simulations.scale.benchmark import run_scale
 
     folder = _comparison_folder(output, "scale")
-    report = run_scale(conf, overrides, settings, folder, port)
-    Console(highlight=False).print(report, markup=False, soft_wrap=True)
+    click.echo(run_scale(conf, overrides, settings, folder, port))
     click.echo(f"comparison: {folder}")
 
 
 @cli.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
 def summary(folders: tuple[Path, ...]) -> None:
     """Print a Markdown table over run directories; those that differ by seed share a row."""
     from dccl_flower.simulations.summary import summarise
@@ -216,19 +203,20 @@ def main() -> None:
     os.environ.pop("MPLBACKEND", None)
     try:
         cli(args=sys.argv[1:] or ["--help"], standalone_mode=False)
-    except (ConfError, click.ClickException) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        sys.exit(_fail(text, BAD_USAGE))
+    except ConfError as error:
+        _fail(str(error), BAD_USAGE)
+    except click.ClickException as error:
+        _fail(error.format_message(), BAD_USAGE)
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(_fail("interrupted", INTERRUPTED))
+        _fail("interrupted", INTERRUPTED)
     except OSError as error:
-        sys.exit(_fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILED))
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILED)
     except RuntimeError as error:
         from dccl_flower.simulations.superlink import RunError
 
         if not isinstance(error, RunError):
             raise
-        sys.exit(_fail(str(error), FAILED))
+        _fail(str(error), FAILED)
     sys.exit(DONE)
 
 
@@ -241,6 +229,6 @@ def _comparison_folder(given: Path | None, usual: str) -> Path:
     return folder
 
 
-def _fail(text: str, code: int) -> int:
+def _fail(text: str, code: int) -> NoReturn:
     print(f"dccl: {' '.join(text.split())}", file=sys.stderr)
-    return code
+    sys.exit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from dccl_flower.data.images import open_images
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import Parts, build_without_data
 from dccl_flower.models.control import CONTROLS
+from dccl_flower.simulations.reports import cell
 
 # The names of the rows: of the control alone, and of what a device holds.
 ROWS = {
@@ -39,7 +40,6 @@ CAPTION = (
     "were it trained and sent by itself. {device}: as on a device, where only the co-submodel is "
     "trained and sent; the control is received once and scores."
 )
-STEPS = ("", "k", "M", "G", "T", "P")
 
 
 def cost_report(conf: Conf) -> dict[str, Any]:
@@ -53,15 +53,23 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     costs = _costs(conf, images.shape, images.num_classes)
     control, device = ROWS[conf.control]
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
-    rows = {}
-    for name, cost in costs.items():
-        memory = training_memory(cost, Cost(), batch_size, momentum)
-        rows[name] = {**asdict(cost), "training_memory": memory}
-    co = costs["co-submodel"]
-    rows[device] = {
-        **asdict(_side_by_side(co, costs[control])),
-        "training_memory": training_memory(co, costs[control], batch_size, momentum),
-    }
+
+    def counts(cost: Cost, trained: Cost, beside: Cost) -> dict[str, int]:
+        memory = training_memory(trained, beside, batch_size, momentum)
+        return {**asdict(cost), "training_memory": memory}
+
+    rows = {name: counts(cost, cost, Cost()) for name, cost in costs.items()}
+    # A device holds both and trains the co-submodel alone.
+    co, beside = costs["co-submodel"], costs[control]
+    held = replace(
+        co,
+        parameters=co.parameters + beside.parameters,
+        state_bytes=co.state_bytes + beside.state_bytes,
+        forward_macs=co.forward_macs + beside.forward_macs,
+        training_flops=turn_flops(co, beside, 1),
+        layer_bytes=max(co.layer_bytes, beside.layer_bytes),
+    )
+    rows[device] = counts(held, co, beside)
     return {
         "conf": conf.name,
         "image": list(images.shape),
@@ -89,11 +97,10 @@ def cost_table(report: dict[str, Any]) -> Table:
     for heading, _, _ in COLUMNS:
         table.add_column(heading, justify="right")
     for name, row in report["costs"].items():
-        cells = [_short(row[key], unit) for _, key, unit in COLUMNS]
-        table.add_row(name, *cells)
+        table.add_row(name, *(_short(row[key], unit) for _, key, unit in COLUMNS))
     table.add_section()
     shares = report["share_of_base"][report["device"]]
-    table.add_row("  share of base", *(_percent(shares[key]) for _, key, _ in COLUMNS))
+    table.add_row("  share of base", *(cell(shares[key], ".1%") for _, key, _ in COLUMNS))
     return table
 
 
@@ -116,29 +123,10 @@ def _costs(conf: SubmodelsConf, shape: tuple[int, int, int], num_classes: int) -
     return build_without_data(conf, shape, num_classes, count)
 
 
-def _side_by_side(co: Cost, control: Cost) -> Cost:
-    """Return what a device holds and does: the co-submodel trains, the control only scores."""
-    return Cost(
-        parameters=co.parameters + control.parameters,
-        trainable_parameters=co.trainable_parameters,
-        state_bytes=co.state_bytes + control.state_bytes,
-        exchanged_bytes=co.exchanged_bytes,
-        forward_macs=co.forward_macs + control.forward_macs,
-        training_flops=turn_flops(co, control, 1),
-        activation_bytes=co.activation_bytes,
-        batch_bytes=co.batch_bytes,
-        layer_bytes=max(co.layer_bytes, control.layer_bytes),
-    )
-
-
 def _shares(row: dict[str, int], base: dict[str, int]) -> dict[str, float | None]:
     return {key: value / base[key] if base[key] else None for key, value in row.items()}
 
 
 def _short(value: int, unit: str) -> str:
-    size, step = pick_unit_and_suffix(value, list(STEPS), 1000)
+    size, step = pick_unit_and_suffix(value, ["", "k", "M", "G", "T", "P"], 1000)
     return f"{value / size:.3g} {step}{unit}".rstrip()
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"

@@ -142,8 +142,8 @@ class Progress:
         self._side_by_side = side_by_side
         self._seconds: list[float] = []
 
-    def ended(self, outcome: Outcome, news: str) -> None:
-        """Print its notes and one line; what was done before counts as no time."""
+    def ended(self, outcome: Outcome) -> None:
+        """Print its notes and a line with its first score; what was done before took no time."""
         for note in outcome.notes:
             self._say(note)
         self._left -= 1
@@ -152,7 +152,9 @@ class Progress:
         usual = sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
         minutes = usual * math.ceil(self._left / self._side_by_side) / 60
         left = f"{self._left} left, about {minutes:.0f} min" if self._left else "all done"
-        self._say(f"{outcome.job.title}: {outcome.error or news} ({left})")
+        score = next(iter((outcome.result or {}).get("scores", {}).values()), 0)
+        told = outcome.error or f"{score:.1%} in {outcome.seconds:.0f} s"
+        self._say(f"{outcome.job.title}: {told} ({left})")
 
 
 def make_job(

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from dccl_flower.config_loading import load_conf
 
 PACKAGES = ("dccl-flower", "flwr", "ray", "torch", "torchvision", "timm", "torch-pruning")
-Spread = Mapping[str, float | None]
 
 
 def report(title: str, command: str, *parts: str) -> str:
@@ -29,7 +29,7 @@ def command_line(
     data_set = Path(load_conf(conf_name, overrides).data.name).name
     hidden = {"data.path": f"data.path=PATH/TO/{data_set}", "devices.store": ""}
     shown = dict.fromkeys(hidden.get(each.split("=")[0], each) for each in overrides)
-    return shlex.join(["dccl", verb, conf_name, *(each for each in shown if each), *flags])
+    return shlex.join(["dccl", verb, conf_name, *filter(None, shown), *flags])
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
@@ -38,7 +38,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1
     return "\n".join([_line(headings), f"|{'|'.join(rule)}|", *map(_line, rows)])
 
 
-def spread(values: Iterable[float | None]) -> dict[str, float | None]:
+def _line(cells: Iterable[str]) -> str:
+    return "|" + "".join(f" {text} |" if text else " |" for text in cells)
+
+
+def heading(score: str) -> str:
+    """Return a score's name as tables have it."""
+    return f"{score.replace('_', ' ')}, %"
+
+
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
     """Return mean and sample standard deviation of what is known, None where that is too little."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return {
@@ -47,7 +56,7 @@ def spread(values: Iterable[float | None]) -> dict[str, float | None]:
     }
 
 
-def spread_cell(found: Spread, style: str, factor: float = 1) -> str:
+def spread_cell(found: Mapping[str, Any], style: str, factor: float = 1) -> str:
     """Return a mean, with its deviation where there is one; the style's sign is the mean's."""
     text = cell(found["mean"], style, factor)
     deviation = found["std"]
@@ -57,6 +66,13 @@ def spread_cell(found: Spread, style: str, factor: float = 1) -> str:
 def cell(value: float | None, style: str, factor: float = 1) -> str:
     """Return a number times ``factor``, and a dash for none."""
     return "-" if value is None else f"{factor * value:{style}}"
+
+
+def gap_closed(score: float, low: float | None, high: float | None) -> float | None:
+    """Return which share of the way from low to high a score lies at, None without such a way."""
+    if low is None or high is None or low == high:
+        return None
+    return (score - low) / (high - low)
 
 
 def of_seeds(seeds: Sequence[int]) -> str:
@@ -75,7 +91,3 @@ def machine(found: Mapping[str, str], names: Iterable[str] = ("torch", "flwr")) 
     """Return this machine's cores and, of the versions found, those of some packages."""
     named = [f"{name} {found[name]}" for name in names if name in found]
     return ", ".join([f"{os.cpu_count()} cores", *named])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "|" + "".join(f" {text} |" if text else " |" for text in cells)

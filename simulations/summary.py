@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,21 @@ from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import conf_names, load_conf
 from dccl_flower.simulations.reports import spread, spread_cell, table
 
+Results = dict[str, Any]
 # What changes where or how a run is computed, but not what it is an experiment of.
 PLACE_KEYS = ("seed", "name", "data.path", "devices.store", "runtime.")
-Value = Callable[[dict[str, Any]], float]
 
 
-def _cloud(results: dict[str, Any]) -> dict[str, float]:
-    scores: dict[str, float] = results["references"]["cloud_submodel"]
-    return scores
+def _cloud(results: Results) -> float:
+    accuracy: float = results["references"]["cloud_submodel"]["accuracy"]
+    return accuracy
 
 
 # A method without a cloud submodel, and a task without classes apart, leave columns empty.
-COLUMNS: dict[str, tuple[Value, str]] = {
-    "cloud submodel, %": (lambda r: 100 * _cloud(r)["accuracy"], ".1f"),
+COLUMNS: dict[str, tuple[Callable[[Results], float], str]] = {
+    "cloud submodel, %": (lambda r: 100 * _cloud(r), ".1f"),
     "served, %": (lambda r: 100 * r["final"]["accuracy"], ".1f"),
-    "gain, points": (
-        lambda r: 100 * (r["final"]["accuracy"] - _cloud(r)["accuracy"]),
-        "+.1f",
-    ),
+    "gain, points": (lambda r: 100 * (r["final"]["accuracy"] - _cloud(r)), "+.1f"),
     "cloud classes, %": (lambda r: 100 * r["final"]["accuracy_cloud_classes"], ".1f"),
     "device classes, %": (lambda r: 100 * r["final"]["accuracy_device_classes"], ".1f"),
     "plug-in gap, points": (lambda r: 100 * r["final"]["plug_in_gap"], "+.1f"),
@@ -44,7 +41,7 @@ def summarise(folders: Iterable[Path]) -> str:
     Values are means over seeds, with the sample standard deviation where there are several.
     Raises ConfError for a folder without results and for one seed given twice.
     """
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    rows: dict[str, dict[int, Results]] = {}
     for folder in folders:
         results = _read(folder)
         runs = rows.setdefault(_label(results["conf"]), {})
@@ -58,9 +55,9 @@ def summarise(folders: Iterable[Path]) -> str:
     return table(["run", "seeds", *COLUMNS], cells, words=2)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> Results:
     try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        results: Results = json.loads((folder / "results.json").read_text())
         for key in ("conf", "seed", "final", "wire", "seconds"):
             results[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -71,31 +68,26 @@ def _read(folder: Path) -> dict[str, Any]:
 def _label(conf: dict[str, Any]) -> str:
     """Return the configuration's name and what was set differently from the one of that name."""
     name = conf["name"]
-    usual = _flat(asdict(load_conf(name) if name in conf_names() else Conf()))
+    usual = dict(_flat(asdict(load_conf(name) if name in conf_names() else Conf())))
     changed = [
         f"{key}={value}"
-        for key, value in _flat(conf).items()
+        for key, value in _flat(conf)
         if usual.get(key) != value and not key.startswith(PLACE_KEYS)
     ]
     return " ".join([name, *changed])
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            yield f"{prefix}{key}", value
 
 
-def _cells(runs: Collection[dict[str, Any]]) -> list[str]:
-    return [_cell(runs, value, style) for value, style in COLUMNS.values()]
-
-
-def _cell(runs: Collection[dict[str, Any]], value: Value, style: str) -> str:
-    try:
-        return spread_cell(spread(map(value, runs)), style)
-    except KeyError:
-        return "-"
+def _cells(runs: Collection[Results]) -> Iterator[str]:
+    for value, style in COLUMNS.values():
+        try:
+            yield spread_cell(spread(map(value, runs)), style)
+        except KeyError:
+            yield "-"

@@ -10,33 +10,31 @@ from pathlib import Path
 from typing import Any
 
 EVENTS_FILE = "events.jsonl"
+Tell = Callable[[dict[str, Any]], None]
 
 
-class EventWriter:
-    """Append events to ``events.jsonl``, which displays read, and tell whoever listens here."""
+class EventWriter(logging.Handler):
+    """Append events to ``events.jsonl``, which displays read, and tell whoever listens here.
 
-    def __init__(self, folder: Path, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
+    As a handler of logs it turns warnings into events that tell the user something.
+    """
+
+    def __init__(self, folder: Path, *listeners: Tell) -> None:
+        super().__init__(logging.WARNING)
         self._path = folder / EVENTS_FILE
-        self._tell = tell or (lambda event: None)
+        self._listeners = listeners
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event with the time in seconds since the epoch."""
         content = {"event": event, "time": time.time(), **values}
         with self._path.open("a") as file:
             file.write(json.dumps(content) + "\n")
-        self._tell(content)
-
-
-class NoteHandler(logging.Handler):
-    """Turn log records into events that tell the user something."""
-
-    def __init__(self, events: EventWriter) -> None:
-        super().__init__(logging.WARNING)
-        self._events = events
+        for tell in self._listeners:
+            tell(content)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record as a note."""
-        self._events.write("note", text=record.getMessage())
+        """Write a log record as a note."""
+        self.write("note", text=record.getMessage())
 
 
 class EventReader:

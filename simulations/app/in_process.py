@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,23 +19,36 @@ from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
 from dccl_flower.seeds import alone
 from dccl_flower.simulations.app.experiment_run import one_line, run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import claim_folder, make_folder
-from dccl_flower.simulations.experiment import policy_of, roster_of
+from dccl_flower.simulations.app.run_folder import claim_folder
+from dccl_flower.simulations.experiment import check_devices, policy_of, roster_of
 from dccl_flower.simulations.run.display import Display
-from dccl_flower.simulations.run.runner import signals_as_interrupts
+from dccl_flower.simulations.run.runner import run_simulation, signals_as_interrupts
 from dccl_flower.simulations.superlink import RunError
+
+
+def run_anywhere(
+    experiment: Experiment, folder: Path, display: Display, port: int, here: bool = False
+) -> dict[str, Any]:
+    """Run through Flower, or in this process if devices have no part or ``here`` says so.
+
+    Return the content of results.json. Raises RunError where the run fails.
+    """
+    if check_devices(experiment) and not here:
+        run_simulation(experiment.conf, folder, port, display)
+    else:
+        run_here(experiment, folder, display)
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return results
 
 
 def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
     """Run an experiment and leave everything in ``folder``. Raises RunError where it fails."""
-    conf = experiment.conf
-    make_folder(folder)
     claim_folder(folder)
 
-    def rounds_here(method: Method, recorder: Recorder) -> dict[str, int]:
+    def rounds_here(recorder: Recorder) -> dict[str, int]:
         with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
-            engine = engine_of(experiment, method, store)
-            engine.run(conf.rounds.count, recorder)
+            engine = engine_of(experiment, recorder.method, store)
+            engine.run(recorder.num_rounds, recorder)
         return dict(engine.sent)
 
     with signals_as_interrupts():

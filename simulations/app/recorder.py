@@ -1,62 +1,93 @@
-"""Score each round and write down what happened."""
+"""Score each round and write down what happened, for files and for who listens."""
 
 from __future__ import annotations
 
+import csv
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from dccl_flower.codecs import State
 from dccl_flower.engine import RoundFacts
-from dccl_flower.memory import peak_rss_mb
-from dccl_flower.method import Method
+from dccl_flower.experiment import Experiment
+from dccl_flower.method import find_method
 from dccl_flower.simulations.app.events import EventWriter
-from dccl_flower.simulations.app.results import RoundResult, append_round
+
+Row = dict[str, Any]
 
 
 class Recorder:
-    """Called after each round with its state: writes rounds.csv, events and TensorBoard."""
+    """A method, and what comes of it: events, rounds.csv, TensorBoard.
 
-    def __init__(self, folder: Path, events: EventWriter, method: Method, num_rounds: int) -> None:
-        self.rounds: list[RoundResult] = []
+    Called after each round with its state.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, events: EventWriter) -> None:
+        conf = experiment.conf
+        self.method = find_method(conf.method.name).server(experiment, self._progress)
+        self.num_rounds = conf.rounds.count
+        self.rounds: list[Row] = []
+        self.final: dict[str, float] = {}
         self.final_state: State = {}
-        self._worker_peak_mb = 0.0
+        self.seconds: dict[str, float] = {}
+        self.worker_peak_mb = 0.0
         self._folder = folder
         self._events = events
-        self._method = method
-        self._num_rounds = num_rounds
         self._board = SummaryWriter(str(folder / "tensorboard"))
-        self._round_started = time.monotonic()
+        self._last = time.monotonic()
 
     def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
         """Return the state's scores; round 0 is not written down."""
-        scores = dict(self._method.scores(state))
+        scores = dict(self.method.scores(state))
         if number > 0:
-            self.final_state = state
-            seconds = time.monotonic() - self._round_started
-            self._record(RoundResult(number, scores, seconds, facts))
-        self._round_started = time.monotonic()
+            self.final, self.final_state = scores, state
+            self.worker_peak_mb = max(self.worker_peak_mb, facts.worker_peak_mb)
+            self._record(round_row(number, scores, time.monotonic() - self._last, facts))
+        self._last = time.monotonic()
         return scores
 
     def close(self) -> None:
         """Flush TensorBoard's files."""
         self._board.close()
 
-    def _record(self, result: RoundResult) -> None:
-        facts = result.facts
-        self._worker_peak_mb = max(self._worker_peak_mb, facts.worker_peak_mb)
-        self.rounds.append(result)
-        append_round(self._folder / "rounds.csv", result)
-        values = {f"test/{name}": value for name, value in result.scores.items()}
-        values |= {"wire/bytes_down": facts.bytes_down, "wire/bytes_up": facts.bytes_up}
-        if facts.virtual_seconds is not None:
-            values["virtual/seconds"] = facts.virtual_seconds
-        for name, value in values.items():
-            self._board.add_scalar(name, value, result.round)
-        score = next(iter(result.scores), "")
-        self._events.write("round", total=self._num_rounds, score=score, **result.row())
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        """Take note that ``done`` of ``total`` epochs of a phase are over."""
+        now = time.monotonic()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+        self._events.write("phase", phase=phase, done=done, total=total)
 
-    def peaks(self) -> dict[str, float]:
-        """Return the largest resident sizes in MB, of the server and of any worker."""
-        return {"server": peak_rss_mb(), "worker": self._worker_peak_mb}
+    def _record(self, row: Row) -> None:
+        self.rounds.append(row)
+        append_row(self._folder / "rounds.csv", row)
+        values = {f"test/{name}": value for name, value in self.final.items()}
+        values |= {f"wire/{name}": row[name] for name in ("bytes_down", "bytes_up")}
+        if row["virtual_seconds"] is not None:
+            values["virtual/seconds"] = row["virtual_seconds"]
+        for name, value in values.items():
+            self._board.add_scalar(name, value, row["round"])
+        self._events.write("round", total=self.num_rounds, score=next(iter(self.final), ""), **row)
+
+
+def round_row(number: int, scores: Mapping[str, float], seconds: float, facts: RoundFacts) -> Row:
+    """Return a round as results.json and rounds.csv have it, scores first."""
+    row = {"round": number, **scores, "seconds": seconds, **asdict(facts)}
+    del row["worker_peak_mb"]
+    return row
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append a line to rounds.csv, with a header first; device ids are joined by spaces."""
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if is_new:
+            writer.writerow(row)
+        writer.writerow(
+            " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for value in row.values()
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
@@ -12,7 +13,8 @@ from dccl_flower.files import code_digest, content_key
 from dccl_flower.simulations.jobs import Job, make_job
 from dccl_flower.typed_yaml import read_table
 
-RUN_ARM = "dccl_flower.simulations.arms.job:run_arm"
+RUN_ARM = "dccl_flower.simulations.arms.comparison:run_arm"
+Key = tuple[str, int]  # an arm's name and a seed
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Arm:
     """One row of the comparison: what it sets, and the group whose changes it shares.
 
     ``curve``: its way is drawn over the bytes it takes. ``budget``: no arm may take more steps.
+    ``by_default``: it runs where nobody says which arms to run.
     """
 
     title: str
@@ -27,6 +30,12 @@ class Arm:
     group: str | None = None
     curve: bool = False
     budget: bool = False
+    by_default: bool = True
+
+    def changed(self, name: str, changes: Mapping[str, list[str]]) -> list[str]:
+        """Return what it sets, then what changes by name say of its group, then of itself."""
+        names = dict.fromkeys([self.group or name, name])
+        return [*self.set, *chain.from_iterable(changes.get(each, []) for each in names)]
 
 
 @dataclass
@@ -38,6 +47,10 @@ class ArmTable:
     low: str | None = None
     high: str | None = None
 
+    def by_default(self) -> list[str]:
+        """Return the names of the arms that run where nobody says which."""
+        return [name for name, arm in self.arms.items() if arm.by_default]
+
 
 def load_arms(name_or_path: str) -> ArmTable:
     """Read rows from conf/arms or a path. Raises ConfError where they are not there or wrong."""
@@ -45,20 +58,17 @@ def load_arms(name_or_path: str) -> ArmTable:
     if own.like is None:
         return own
     base = load_arms(own.like)
-    low, high = own.low or base.low, own.high or base.high
-    return ArmTable(base.arms | own.arms, None, low, high)
+    return ArmTable(base.arms | own.arms, None, own.low or base.low, own.high or base.high)
 
 
-def parse_arms(text: str | None, known: Iterable[str]) -> list[str]:
-    """Return the arms named in a comma-separated list, all where there is none.
-
-    Raises ConfError for an unknown one.
-    """
-    known = list(known)
-    names = known if text is None else [name.strip() for name in text.split(",")]
+def parse_arms(text: str | None, table: ArmTable) -> list[str]:
+    """Return the arms named in a comma-separated list. Raises ConfError for an unknown one."""
+    if text is None:
+        return table.by_default()
+    names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in known:
-            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {', '.join(known)}")
+        if name not in table.arms:
+            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {', '.join(table.arms)}")
     return list(dict.fromkeys(names))
 
 
@@ -77,13 +87,11 @@ def arm_conf(
 ) -> Conf:
     """Return the configuration of one arm and seed. Raises ConfError where it is impossible."""
     base = load_conf(conf_name, [*overrides, f"seed={seed}", "runtime.reuse=true"])
-    arm, changes = table.arms[name], base.arms.changes
-    if unknown := set(changes) - set(table.arms) - {each.group for each in table.arms.values()}:
+    changes = base.arms.changes
+    if unknown := set(changes) - set(table.arms) - {arm.group for arm in table.arms.values()}:
         known = ", ".join(table.arms)
         raise ConfError(f"arms.changes.{min(unknown)}: no such arm or group; arms are {known}")
-    of_group = changes.get(arm.group or "", [])
-    own = changes.get(name, []) if name != arm.group else []
-    conf = with_overrides(base, [*arm.set, *of_group, *own])
+    conf = with_overrides(base, table.arms[name].changed(name, changes))
     return replace(conf, arms=ArmsConf())  # one arm's changes are not another's
 
 
@@ -94,7 +102,7 @@ def arm_jobs(
     arms: Sequence[str],
     seeds: Sequence[int],
     root: Path,
-) -> dict[tuple[str, int], Job]:
+) -> dict[Key, Job]:
     """Write every arm's configuration below ``root`` and return the jobs, the first arm's first.
 
     What is prepared once a seed is thus ready for the others. Raises ConfError where an arm is
@@ -120,7 +128,7 @@ def _job(name: str, seed: int, conf: Conf, root: Path) -> Job:
     return make_job(f"{name}, seed {seed}", folder, key, text, RUN_ARM, arm=name)
 
 
-def _check_steps(table: ArmTable, confs: Mapping[tuple[str, int], Conf]) -> None:
+def _check_steps(table: ArmTable, confs: Mapping[Key, Conf]) -> None:
     budgets = [steps_of(conf) for (name, _), conf in confs.items() if table.arms[name].budget]
     for (name, _), conf in confs.items():
         if budgets and steps_of(conf) > min(budgets):

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import click
 
 from dccl_flower.config_loading import load_conf
+from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_aside, write_json
+from dccl_flower.simulations.app.in_process import run_anywhere
 from dccl_flower.simulations.arms.arms import ArmTable, arm_conf, arm_jobs
 from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import Comparison, markdown
 from dccl_flower.simulations.experiment import check_devices, open_experiment
-from dccl_flower.simulations.jobs import JobRunner, Outcome, Progress, raise_failures
+from dccl_flower.simulations.jobs import JobRunner, Progress, raise_failures
 from dccl_flower.simulations.reports import command_line
+from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import signals_as_interrupts
+from dccl_flower.simulations.superlink import choose_port
 
 
 def run_arms(
@@ -27,35 +32,51 @@ def run_arms(
     seeds: Sequence[int],
     folder: Path,
     side_by_side: int,
-    console: Console,
 ) -> None:
     """Run the arms that are not done yet, then write and print the comparison of those that are.
 
     Raises ConfError before anything runs, and RunError afterwards where an arm failed.
     """
-    for name in arms:
-        check_devices(open_experiment(arm_conf(table, name, conf_name, overrides, seeds[0])))
+    for conf in [arm_conf(table, name, conf_name, overrides, seeds[0]) for name in arms]:
+        check_devices(open_experiment(conf))
     jobs = arm_jobs(table, conf_name, overrides, arms, seeds, folder)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
-    ended = partial(_ended, Progress(say, len(jobs), side_by_side))
-    with signals_as_interrupts(), JobRunner(side_by_side, ended) as runner:
+    progress = Progress(click.echo, len(jobs), side_by_side)
+    with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
         outcomes = runner.run(list(jobs.values()))
-    results = {
-        name: outcome.result
-        for name, outcome in zip(jobs, outcomes, strict=True)
-        if outcome.result is not None
-    }
+    ended = zip(jobs, outcomes, strict=True)
+    results = {key: outcome.result for key, outcome in ended if outcome.result is not None}
     if results:
-        chosen = [] if list(arms) == list(table.arms) else ["--arms", ",".join(arms)]
+        chosen = [] if list(arms) == table.by_default() else ["--arms", ",".join(arms)]
         flags = [*chosen, "--seeds", ",".join(map(str, seeds))]
         command = command_line("arms", conf_name, overrides, flags)
         title = f"Arms on {load_conf(conf_name, overrides).name}"
-        say(write_comparison(Comparison(table, results), title, command, folder))
-    say(f"comparison: {folder}")
+        click.echo(write_comparison(Comparison(table, results), title, command, folder))
+    click.echo(f"comparison: {folder}")
     raise_failures([f"{o.job.title}: {o.failure}" for o in outcomes if o.result is None])
+
+
+def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run an arm as ``dccl run`` would, in a job of its own.
+
+    Return its scores, by round too, what they are held against, and their cost.
+    """
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)  # what an interrupted run left
+    with Display() as display:
+        results = run_anywhere(experiment, run, display, choose_port(None))
+    sent, rounds, first = 0.0, [], next(iter(results["final"]))
+    for each in results["rounds"]:
+        sent += (each["bytes_down"] + each["bytes_up"]) / experiment.conf.devices.count
+        rounds.append({first: each[first], "bytes_a_device": sent})
+    return {
+        "arm": description["arm"],
+        "scores": results["final"],
+        "rounds": rounds,
+        "seconds": results["seconds"]["total"],
+        **({"bytes_a_device": sent} if sent else {}),
+        "references": results["references"],
+        "versions": results["versions"],
+    }
 
 
 def write_comparison(comparison: Comparison, title: str, command: str, folder: Path) -> str:
@@ -69,9 +90,3 @@ def write_comparison(comparison: Comparison, title: str, command: str, folder: P
     if curves := comparison.curves():
         plot_bytes(comparison, curves, f"{title}: gap closed against bytes", folder / "bytes.png")
     return text
-
-
-def _ended(progress: Progress, outcome: Outcome) -> None:
-    scores = (outcome.result or {}).get("scores", {})
-    told = f"{next(iter(scores.values()), 0):.1%} in {outcome.seconds:.0f} s"
-    progress.ended(outcome, told)

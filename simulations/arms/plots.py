@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -22,12 +22,16 @@ def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
     height = 0.8 / len(bars)
     for place, key in enumerate(bars):
         shift = height * ((len(bars) - 1) / 2 - place)
-        held = [(at, row[key]) for at, row in enumerate(rows) if row[key]["mean"] is not None]
-        means = [each["mean"] for _, each in held]
-        spreads = [each["std"] or 0.0 for _, each in held]
-        centres = [at + shift for at, _ in held]
-        label = key.replace("_", " ")
-        axes.barh(centres, means, height, xerr=spreads, color=f"C{place}", label=label, capsize=2)
+        means, spreads = (np.array([row[key][of] for row in rows], float) for of in ("mean", "std"))
+        axes.barh(
+            np.arange(len(rows)) + shift,
+            means,  # what an arm does not have is NaN, and not drawn
+            height,
+            xerr=np.nan_to_num(spreads),
+            color=f"C{place}",
+            label=key.replace("_", " "),
+            capsize=2,
+        )
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=9)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -43,17 +47,13 @@ def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -
     """Draw gap closed over the bytes a device has sent and received, with bands of deviation."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    arms = comparison.arms
     for place, (name, points) in enumerate(curves.items()):
-        sent = [each / 1e6 for each, _, _ in points]
-        low = [gap - spread for _, gap, spread in points]
-        high = [gap + spread for _, gap, spread in points]
-        gaps = [gap for _, gap, _ in points]
-        axes.plot(sent, gaps, color=f"C{place}", label=arms.arms[name].title)
-        axes.fill_between(sent, low, high, color=f"C{place}", alpha=0.2, linewidth=0)
-    ends: Sequence[tuple[float, str | None, str]] = ((1, arms.high, "--"), (0, arms.low, ":"))
-    for level, arm, style in ends:
-        label = arms.arms[arm or ""].title
+        sent, gaps, spreads = (np.array(values) for values in zip(*points, strict=True))
+        axes.plot(sent / 1e6, gaps, color=f"C{place}", label=comparison.title(name))
+        band = (gaps - spreads, gaps + spreads)
+        axes.fill_between(sent / 1e6, *band, color=f"C{place}", alpha=0.2, linewidth=0)
+    for level, arm, style in ((1, comparison.table.high, "--"), (0, comparison.table.low, ":")):
+        label = comparison.title(arm)
         axes.axhline(level, color="0.3", linestyle=style, linewidth=1.2, label=label)
     axes.set_xlabel("MB a device, down and up")
     axes.set_ylabel("gap closed")

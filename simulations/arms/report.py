@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from dccl_flower.simulations.arms.arms import ArmTable
-from dccl_flower.simulations.reports import (
-    cell,
-    machine,
-    of_seeds,
-    report,
-    spread,
-    spread_cell,
-    table,
-)
+from dccl_flower.simulations import reports
+from dccl_flower.simulations.arms.arms import ArmTable, Key
+from dccl_flower.simulations.reports import cell, spread, spread_cell, table
 
-Results = Mapping[tuple[str, int], Mapping[str, Any]]
 Curves = dict[str, list[tuple[float, float, float]]]
 MILESTONES = (0.5, 0.8, 0.9)
 SWING_ROUNDS = 10
@@ -40,63 +32,60 @@ class Comparison:
     to the next among the last ten.
     """
 
-    def __init__(self, arms: ArmTable, results: Results) -> None:
-        self.arms = arms
+    def __init__(self, table: ArmTable, results: Mapping[Key, Mapping[str, Any]]) -> None:
+        self.table = table
         self.results = results
-        self.names = [name for name in arms.arms if any(arm == name for arm, _ in results)]
+        seeds = sorted({seed for _, seed in results})
+        runs = {name: [seed for seed in seeds if (name, seed) in results] for name in table.arms}
+        self.seeds_of = {name: found for name, found in runs.items() if found}
         scores = (name for result in results.values() for name in result["scores"])
         self.scores = list(dict.fromkeys(scores))
 
-    def summary(self) -> dict[str, Any]:
-        """Return for every arm each value by seed, its mean, and its sample standard deviation."""
-        return {name: self._summary(name) for name in self.names}
+    def title(self, name: str | None) -> str:
+        """Return an arm's name in tables and plots."""
+        return self.table.arms[name or ""].title
 
     def gap_closed(self, score: float, seed: int) -> float | None:
         """Return which share of the way from the low arm to the high one a score lies at."""
-        ends = [self.results.get((arm or "", seed)) for arm in (self.arms.low, self.arms.high)]
-        if any(end is None for end in ends):
-            return None
-        low, high = (end["scores"][self.scores[0]] for end in ends if end is not None)
-        return None if low == high else float((score - low) / (high - low))
+        low, high = (self._score(arm or "", seed) for arm in (self.table.low, self.table.high))
+        return reports.gap_closed(score, low, high)
 
-    def curves(self) -> Curves:
-        """Return (bytes a device, mean gap closed, deviation) by round for the arms drawn so."""
-        curves = {}
-        for name in (name for name in self.names if self.arms.arms[name].curve):
-            points = []
-            for each in zip(*self._ways(name), strict=False):
-                sent, values = zip(*each, strict=True)
-                deviation = stdev(values) if len(values) > 1 else 0.0
-                points.append((mean(sent), mean(values), deviation))
-            if points:
-                curves[name] = points
-        return curves
+    def _score(self, name: str, seed: int) -> float | None:
+        result = self.results.get((name, seed))
+        return None if result is None else result["scores"][self.scores[0]]
 
-    def _ways(self, name: str) -> list[list[tuple[float, float]]]:
-        ways = []
-        for (arm, seed), result in self.results.items():
-            if arm == name:
-                rounds = result["rounds"]
-                gaps = [self.gap_closed(each[self.scores[0]], seed) for each in rounds]
-                known = [gap for gap in gaps if gap is not None]
-                if known and len(known) == len(gaps):
-                    sent = [each["bytes_a_device"] for each in rounds]
-                    ways.append(list(zip(sent, known, strict=True)))
-        return ways
+    def summary(self) -> dict[str, Any]:
+        """Return for every arm each value by seed, its mean, and its sample standard deviation."""
+        return {name: self._summary(name) for name in self.seeds_of}
 
     def _summary(self, name: str) -> dict[str, Any]:
         first, rows = self.scores[0], {}
-        for (arm, seed), result in sorted(self.results.items()):
-            if arm == name:
-                scores = result["scores"]
-                swing = largest_swing([each[first] for each in result["rounds"]])
-                gap = self.gap_closed(scores[first], seed)
-                rows[seed] = {**result, **scores, "gap_closed": gap, "swing": swing}
-        summary: dict[str, Any] = {"title": self.arms.arms[name].title}
+        for seed in self.seeds_of[name]:
+            result = self.results[name, seed]
+            swing = largest_swing([each[first] for each in result["rounds"]])
+            gap = self.gap_closed(result["scores"][first], seed)
+            rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
+        summary: dict[str, Any] = {"title": self.title(name)}
         for key in (*self.scores, *(key for _, key, _, _ in COSTS)):
             values = {seed: row.get(key) for seed, row in rows.items()}
             summary[key] = {"seeds": values, **spread(values.values())}
         return summary
+
+    def curves(self) -> Curves:
+        """Return (bytes a device, mean gap closed, deviation) by round for the arms drawn so."""
+        drawn = (name for name in self.seeds_of if self.table.arms[name].curve)
+        curves = {name: self._curve(name) for name in drawn}
+        return {name: points for name, points in curves.items() if points}
+
+    def _curve(self, name: str) -> list[tuple[float, float, float]]:
+        seeds = [seed for seed in self.seeds_of[name] if self.gap_closed(0, seed) is not None]
+        points = []
+        for rounds in zip(*(self.results[name, seed]["rounds"] for seed in seeds), strict=False):
+            scored = [each[self.scores[0]] for each in rounds]
+            gaps = spread(map(self.gap_closed, scored, seeds))
+            sent = mean(each["bytes_a_device"] for each in rounds)
+            points.append((sent, gaps["mean"], gaps["std"] or 0.0))
+        return points
 
 
 def largest_swing(scores: Sequence[float]) -> float | None:
@@ -109,21 +98,19 @@ def markdown(comparison: Comparison, title: str, command: str) -> str:
     """Return the tables: all arms, gap closed against bytes, and what references tell beside."""
     seeds = sorted({seed for _, seed in comparison.results})
     found = next(iter(comparison.results.values()))["versions"]
-    parts = [f"Test set, {of_seeds(seeds)}; {machine(found)}.", _arms_table(comparison)]
+    parts = [
+        f"Test set, {reports.of_seeds(seeds)}; {reports.machine(found)}.",
+        _arms_table(comparison),
+    ]
     if curves := comparison.curves():
         parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison, curves)]
     if others := _reference_table(comparison):
         parts += ["What else is known of the models that scores are held against", others]
-    return report(title, command, *parts)
-
-
-def heading(score: str) -> str:
-    """Return a score's name as tables have it."""
-    return f"{score.replace('_', ' ')}, %"
+    return reports.report(title, command, *parts)
 
 
 def _arms_table(comparison: Comparison) -> str:
-    columns = [(heading(name), name, 100.0, ".1f") for name in comparison.scores] + list(COSTS)
+    columns = [*((reports.heading(name), name, 100.0, ".1f") for name in comparison.scores), *COSTS]
     rows = (
         [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in columns)]
         for row in comparison.summary().values()
@@ -138,7 +125,7 @@ def _bytes_table(comparison: Comparison, curves: Curves) -> str:
         reached = [next((s for s, g, _ in points if g >= least), None) for least in MILESTONES]
         megabytes = (None if each is None else each / 1e6 for each in (*reached, sent))
         cells = (cell(value, ".2f") for value in (*megabytes, gap))
-        rows.append([comparison.arms.arms[name].title, *cells])
+        rows.append([comparison.title(name), *cells])
     return table(["arm", *map(str, MILESTONES), "in all", "gap closed"], rows)
 
 
@@ -150,6 +137,5 @@ def _reference_table(comparison: Comparison) -> str:
     for model, scores in (found[0] if found else {}).items():
         for score in (each for each in scores if each not in comparison.scores):
             value = spread(each[model][score] for each in found)
-            label = f"{model.replace('_', ' ')}: {score.replace('_', ' ')}"
-            rows.append([label, spread_cell(value, ".2f")])
+            rows.append([f"{model}: {score}".replace("_", " "), spread_cell(value, ".2f")])
     return table(["", "value"], rows) if rows else ""

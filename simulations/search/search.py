@@ -12,7 +12,9 @@ not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from dccl_flower.simulations.arms.arms import arm_conf, load_arms
 from dccl_flower.simulations.jobs import Job, JobRunner, make_job
 from dccl_flower.simulations.search.space import BOUND, Candidate, Space
 
-RUN_CANDIDATE = "dccl_flower.simulations.search.job:run_candidate"
+RUN_CANDIDATE = "dccl_flower.simulations.search.run:run_candidate"
 SHARE, FINALISTS = 3, 5
 PARTNERS, TOGETHER = 4, 3
 
@@ -33,7 +35,7 @@ class Search:
     """A search over one configuration; ``scored`` grows as candidates end."""
 
     conf_name: str
-    overrides: list[str]
+    overrides: Sequence[str]
     folder: Path
     runner: JobRunner
     space: Space
@@ -54,24 +56,26 @@ class Search:
             if kept:
                 self._score(space.unions("together", kept), short=False)
 
+    @cached_property
+    def _base(self) -> Conf:
+        return load_conf(self.conf_name, self.overrides)
+
     def _bounds(self) -> list[Candidate]:
-        lr = load_conf(self.conf_name, self.overrides).rounds.lr
-        bounds = self.space.bounds.items()
+        lr = self._base.rounds.lr
         rates = {"twice": 2 * lr, "half": lr / 2}
-        changes = {name: tuple(each.format(**rates) for each in keys) for name, keys in bounds}
-        return [Candidate(BOUND, (name,), keys, BOUND) for name, keys in changes.items()]
+        return [
+            Candidate(BOUND, (name,), tuple(each.format(**rates) for each in keys), BOUND)
+            for name, keys in self.space.bounds.items()
+        ]
 
     def _headlines(self) -> list[Candidate]:
         """Return the arms drawn as curves; raises ConfError where one cannot run."""
-        arms = load_conf(self.conf_name, self.overrides).arms
-        rows = load_arms(arms.rows)
-        found = []
-        for name in (name for name, row in rows.arms.items() if row.curve):
-            row = rows.arms[name]
-            of_group = arms.changes.get(row.group or "", [])
-            own = arms.changes.get(name, []) if name != row.group else []
-            found.append(Candidate("headline", (name,), (*row.set, *of_group, *own)))
-            arm_conf(rows, name, self.conf_name, self.overrides, 0)
+        arms = self._base.arms
+        table, found = load_arms(arms.rows), []
+        for name, row in table.arms.items():
+            if row.curve:
+                arm_conf(table, name, self.conf_name, self.overrides, 0)
+                found.append(Candidate("headline", (name,), (*row.changed(name, arms.changes),)))
         return found
 
     def _halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -81,9 +85,12 @@ class Search:
         return self._score(finalists, short=False) + by_short[len(finalists) :]
 
     def _score(self, candidates: Sequence[Candidate], short: bool) -> list[Candidate]:
-        """Run candidates and return those that did not fail, best first."""
-        possible = [candidate for candidate in candidates if self._is_possible(candidate)]
-        jobs = [self._job(candidate, short) for candidate in possible]
+        """Run the candidates that are possible; return those that did not fail, best first."""
+        possible, jobs = [], []
+        for candidate in candidates:
+            with suppress(ConfError):  # not every start goes with every norm, say
+                jobs.append(self._job(candidate, short))
+                possible.append(candidate)
         scored = []
         for candidate, outcome in zip(possible, self.runner.run(jobs), strict=True):
             row = {**asdict(candidate), "name": candidate.name, "all_rounds": not short}
@@ -92,26 +99,16 @@ class Search:
                 scored.append((outcome.result["score"], candidate))
         return [candidate for _, candidate in sorted(scored, key=lambda pair: -pair[0])]
 
-    def _is_possible(self, candidate: Candidate) -> bool:
-        """Tell whether the changes go together: not every start goes with every norm, say."""
-        try:
-            self._conf(candidate, short=False)
-        except ConfError:
-            return False
-        return True
-
     def _job(self, candidate: Candidate, short: bool) -> Job:
-        conf = self._conf(candidate, short)
-        text = dump_conf(conf)
-        key = content_key(code_digest(), candidate.kind, text)
-        title = f"{candidate.stage}: {candidate.name} ({conf.rounds.count} rounds)"
-        return make_job(title, self.folder / "candidates" / key, key, text, RUN_CANDIDATE)
-
-    def _conf(self, candidate: Candidate, short: bool) -> Conf:
+        """Lay down a candidate's job. Raises ConfError where its changes do not go together."""
         changed = [*self.overrides, *self.space.base, *candidate.overrides, "runtime.reuse=true"]
         conf = replace(load_conf(self.conf_name, changed), arms=ArmsConf())
         rounds = max(1, conf.rounds.count // SHARE) if short else conf.rounds.count
-        return replace(conf, rounds=replace(conf.rounds, count=rounds))
+        conf = replace(conf, rounds=replace(conf.rounds, count=rounds))
+        text = dump_conf(conf)
+        key = content_key(code_digest(), candidate.kind, text)
+        title = f"{candidate.stage}: {candidate.name} ({rounds} rounds)"
+        return make_job(title, self.folder / "candidates" / key, key, text, RUN_CANDIDATE)
 
 
 def num_jobs(space: Space, headlines: int) -> int:

@@ -87,13 +87,9 @@ class Space:
 
     def _clash(self, changes: Sequence[str]) -> bool:
         """Tell whether two changes set the same key to different values."""
-        chosen: dict[str, str] = {}
-        for change in changes:
-            for override in self.pool[change]:
-                key, value = override.split("=")
-                if chosen.setdefault(key, value) != value:
-                    return True
-        return False
+        pool = self.pool
+        settings = {tuple(each.split("=")) for change in changes for each in pool[change]}
+        return len(settings) > len({key for key, _ in settings})
 
 
 def load_space(method: str) -> Space:

@@ -227,22 +227,25 @@ def test_after_the_block_no_job_starts(job_of):
     assert not (job.folder / "result.json").exists()
 
 
-def outcome_of(title, seconds=0.0, error=""):
-    return Outcome(Job(title, Path(), "k"), None, error, seconds)
+def outcome_of(title, seconds=0.0, accuracy=None):
+    """Return how a job ended; without accuracy it failed."""
+    result = None if accuracy is None else {"scores": {"accuracy": accuracy, "other": 0.9}}
+    error = "out of memory" if result is None else ""
+    return Outcome(Job(title, Path(), "k"), result, error, seconds)
 
 
 def test_progress_estimates_what_is_left_from_what_has_been_run():
     lines = []
     progress = Progress(lines.append, 8, side_by_side=2)
-    progress.ended(outcome_of("a"), "skipped")
-    progress.ended(outcome_of("b", 600.0), "71.0%")
-    progress.ended(outcome_of("c", 1200.0), "72.0%")
-    progress.ended(outcome_of("d", 120.0, "out of memory"), "0.0%")
+    progress.ended(outcome_of("a", 0.0, 0.7))
+    progress.ended(outcome_of("b", 600.0, 0.71))
+    progress.ended(outcome_of("c", 1200.0, 0.72))
+    progress.ended(outcome_of("d", 120.0))
     # Two at a time: 6 of 600 s each take 1800 s, 5 of 900 s take 2250 s, 4 of 640 s take 1280 s.
     assert lines == [
-        "a: skipped (7 left, about 0 min)",
-        "b: 71.0% (6 left, about 30 min)",
-        "c: 72.0% (5 left, about 45 min)",
+        "a: 70.0% in 0 s (7 left, about 0 min)",
+        "b: 71.0% in 600 s (6 left, about 30 min)",
+        "c: 72.0% in 1200 s (5 left, about 45 min)",
         "d: out of memory (4 left, about 21 min)",
     ]
 
@@ -250,9 +253,9 @@ def test_progress_estimates_what_is_left_from_what_has_been_run():
 def test_progress_says_when_all_is_done():
     lines = []
     progress = Progress(lines.append, 2, side_by_side=1)
-    progress.ended(outcome_of("a", 90.0), "71.0%")
-    progress.ended(outcome_of("b", 90.0), "72.0%")
-    assert lines == ["a: 71.0% (1 left, about 2 min)", "b: 72.0% (all done)"]
+    progress.ended(outcome_of("a", 90.0, 0.71))
+    progress.ended(outcome_of("b", 90.0, 0.72))
+    assert lines == ["a: 71.0% in 90 s (1 left, about 2 min)", "b: 72.0% in 90 s (all done)"]
 
 
 def test_a_folder_says_what_to_call_on_which_configuration(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dccl_flower.config import ConfError
@@ -18,15 +20,27 @@ EXEMPLARS = "arms.changes.exemplars=[exemplars=50,rounds.lr=0.07]"
 PUBLISHED = "arms.changes.published=[loss=ce]"
 
 
-def test_all_arms_by_default_and_a_subset_once_each():
-    assert parse_arms(None, TABLE.arms) == list(TABLE.arms)
-    assert parse_arms("strict, mimic,strict", TABLE.arms) == ["strict", "mimic"]
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_a_subset_of_the_arms_runs_once_each():
+    assert parse_arms("strict, mimic,strict", TABLE) == ["strict", "mimic"]
+    assert parse_arms("heterofl", TABLE) == ["heterofl"]
+
+
+def test_by_default_those_arms_run_that_the_measured_table_has():
+    text = (DOCS / "fusion.md").read_text()
+    _, _, below = text.partition("```bash\ndccl arms probe data.path=PATH/TO/cifar10 --seeds 0,1,2")
+    table = below[below.index("| arm |") :].partition("\n\n")[0]
+    measured = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    rows = load_arms(load_conf("probe").arms.rows)
+    assert [rows.arms[name].title for name in parse_arms(None, rows)] == measured
 
 
 @pytest.mark.parametrize("text", ["bogus", "strict,,mimic", ""])
 def test_an_unknown_arm_is_named_with_what_is_allowed(text):
     with pytest.raises(ConfError, match=r"unknown arm; allowed are cloud-submodel, mimic"):
-        parse_arms(text, TABLE.arms)
+        parse_arms(text, TABLE)
 
 
 def test_seeds_in_the_order_given():

@@ -86,3 +86,16 @@ def test_the_job_says_which_arm_it_was(tmp_path):
     result = run_arm(tmp_path, "mimic", ["rounds.count=1"])
     assert result["arm"] == "mimic"
     assert "torch" in result["versions"]
+
+
+def test_results_have_exactly_these_keys_in_this_order(tmp_path):
+    run_arm(tmp_path, "mimic", ["rounds.count=1", "seed=7"])
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results) == [
+        *("conf", "seed", "versions", "final", "references"),
+        *("rounds", "wire", "seconds", "peak_rss_mb"),
+    ]
+    assert (results["seed"], results["conf"]["seed"], results["wire"]) == (7, 7, {})
+    assert results["final"] == results["references"]["mimic"]
+    assert list(results["seconds"]) == ["pretrain", "distil", "rounds", "total"]
+    assert list(results["peak_rss_mb"]) == ["server", "worker"]
