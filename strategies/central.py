@@ -89,7 +89,7 @@ class PooledCo(DcCclServer):
 
 
 class Prepared(DcCclServer):
-    """A model that is ready once the cloud is: its scores are those of a reference."""
+    """A model that is ready once the cloud is, and a reference: its scores are what all have."""
 
     reference: str
 
@@ -99,8 +99,11 @@ class Prepared(DcCclServer):
         return state
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
-        """Yield the reference's scores."""
-        yield from self.references()[self.reference].items()
+        """Yield the reference's scores, but for what tells only how close it comes to another."""
+        references = self.references()
+        for name, value in references[self.reference].items():
+            if all(name in scores for scores in references.values()):
+                yield name, value
 
 
 class Base(ServedAlone):

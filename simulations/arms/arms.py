@@ -52,23 +52,30 @@ class ArmTable:
         return [name for name, arm in self.arms.items() if arm.by_default]
 
 
-def load_arms(name_or_path: str) -> ArmTable:
+def load_arms(name_or_path: str, above: tuple[str, ...] = ()) -> ArmTable:
     """Read rows from conf/arms or a path. Raises ConfError where they are not there or wrong."""
-    own = read_table(ArmTable, f"arms.rows={name_or_path}", name_or_path, "arms")
+    where = f"arms.rows={name_or_path}"
+    if name_or_path in above:
+        raise ConfError(f"{where}: like: leads back here")
+    own = read_table(ArmTable, where, name_or_path, "arms")
     if own.like is None:
         return own
-    base = load_arms(own.like)
+    base = load_arms(own.like, (*above, name_or_path))
     return ArmTable(base.arms | own.arms, None, own.low or base.low, own.high or base.high)
 
 
 def parse_arms(text: str | None, table: ArmTable) -> list[str]:
-    """Return the arms named in a comma-separated list. Raises ConfError for an unknown one."""
-    if text is None:
-        return table.by_default()
-    names = [name.strip() for name in text.split(",")]
+    """Return the arms named in a comma-separated list; without one, those that run by default.
+
+    Raises ConfError for an unknown one, and where there is none.
+    """
+    names = table.by_default() if text is None else [name.strip() for name in text.split(",")]
+    allowed = ", ".join(table.arms)
+    if not names:
+        raise ConfError(f"--arms: none runs by default; allowed are {allowed or 'none'}")
     for name in names:
         if name not in table.arms:
-            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {', '.join(table.arms)}")
+            raise ConfError(f"--arms {name!r}: unknown arm; allowed are {allowed}")
     return list(dict.fromkeys(names))
 
 

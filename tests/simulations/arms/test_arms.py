@@ -7,6 +7,8 @@ import pytest
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.arms.arms import (
+    Arm,
+    ArmTable,
     arm_conf,
     arm_jobs,
     load_arms,
@@ -35,6 +37,15 @@ def test_by_default_those_arms_run_that_the_measured_table_has():
     measured = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
     rows = load_arms(load_conf("probe").arms.rows)
     assert [rows.arms[name].title for name in parse_arms(None, rows)] == measured
+
+
+def test_rows_of_which_none_runs_by_default_want_to_be_named():
+    rows = ArmTable({"only": Arm("only", by_default=False)})
+    assert parse_arms("only", rows) == ["only"]
+    with pytest.raises(ConfError, match=r"^--arms: none runs by default; allowed are only$"):
+        parse_arms(None, rows)
+    with pytest.raises(ConfError, match=r"allowed are none$"):
+        parse_arms(None, ArmTable({}))
 
 
 @pytest.mark.parametrize("text", ["bogus", "strict,,mimic", ""])
@@ -86,6 +97,14 @@ def test_rows_may_start_from_others():
     assert list(mixed.arms) == list(TABLE.arms)
     assert (mixed.low, mixed.high) == (TABLE.low, TABLE.high)
     assert "normalisation=batch_mixed" in mixed.arms["strict"].set
+
+
+def test_rows_that_start_from_themselves_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("{arms: {}, like: b.yaml}")
+    Path("b.yaml").write_text("{arms: {}, like: a.yaml}")
+    with pytest.raises(ConfError, match=r"^arms\.rows=a\.yaml: like: leads back here$"):
+        load_arms("a.yaml")
 
 
 def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
