@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.superlink import RunError, choose_port
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 FOLDER, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
@@ -64,12 +65,11 @@ def run(
     flags = {"seed": seed, **{f"runtime.{key}": value for key, value in runtime.items()}}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     loaded = load_conf(conf, [*overrides, *given])
-    # Torch and Flower take seconds to import: only once the configuration is known to be good.
+    # Flower takes seconds to import: only once the configuration is known to be good.
     from dccl_flower.simulations.app.in_process import run_anywhere
     from dccl_flower.simulations.app.run_folder import check_folder, default_folder
     from dccl_flower.simulations.experiment import open_experiment
     from dccl_flower.simulations.run.display import Display, other_scores, results_table
-    from dccl_flower.simulations.superlink import choose_port
 
     folder = (output or default_folder(loaded)).expanduser().resolve()
     check_folder(folder)
@@ -121,7 +121,7 @@ def arms(
 def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
     load_conf(conf, overrides)
-    from dccl_flower.simulations.search.run import run_search
+    from dccl_flower.simulations.search.search import run_search
 
     run_search(conf, overrides, _comparison_folder(output, f"search-{Path(conf).stem}"), jobs)
 
@@ -211,11 +211,7 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILED)
-    except RuntimeError as error:
-        from dccl_flower.simulations.superlink import RunError
-
-        if not isinstance(error, RunError):
-            raise
+    except RunError as error:
         _fail(str(error), FAILED)
     sys.exit(DONE)
 

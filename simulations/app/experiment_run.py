@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -49,7 +48,8 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
     (folder / CONF_FILE).write_text(dump_conf(conf))
     started = time.monotonic()
     check_devices(experiment)  # before what takes long
-    with contextlib.closing(Recorder(experiment, folder, events)) as recorder:
+    recorder = Recorder(experiment, folder, events)
+    with recorder.board:
         recorder.method.prepare()
         rounds_started = time.monotonic()
         wire = engine(recorder)

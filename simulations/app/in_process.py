@@ -13,13 +13,14 @@ from dccl_flower.codecs import CODECS
 from dccl_flower.config import ConfError
 from dccl_flower.device import Device
 from dccl_flower.device_store import DeviceStore
+from dccl_flower.engine import AfterRound
 from dccl_flower.experiment import Experiment
 from dccl_flower.in_process import InProcess
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
 from dccl_flower.seeds import alone
 from dccl_flower.simulations.app.experiment_run import one_line, run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import claim_folder
+from dccl_flower.simulations.app.run_folder import claim_folder, make_folder
 from dccl_flower.simulations.experiment import check_devices, policy_of, roster_of
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import run_simulation, signals_as_interrupts
@@ -43,36 +44,37 @@ def run_anywhere(
 
 def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
     """Run an experiment and leave everything in ``folder``. Raises RunError where it fails."""
+    make_folder(folder)
     claim_folder(folder)
 
-    def rounds_here(recorder: Recorder) -> dict[str, int]:
-        with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
-            engine = engine_of(experiment, recorder.method, store)
-            engine.run(recorder.num_rounds, recorder)
-        return dict(engine.sent)
+    def engine(recorder: Recorder) -> dict[str, int]:
+        return rounds_here(experiment, recorder.method, recorder)
 
     with signals_as_interrupts():
         try:
-            run_experiment(experiment, folder, rounds_here, display.show)
+            run_experiment(experiment, folder, engine, display.show)
         except ConfError:
             raise
         except Exception as error:
             raise RunError(one_line(error)) from error
 
 
-def engine_of(experiment: Experiment, method: Method, store: str) -> InProcess:
-    """Return the devices of an experiment behind a method, all in this process."""
+def rounds_here(experiment: Experiment, method: Method, after_round: AfterRound) -> dict[str, int]:
+    """Run all rounds of a method in this process; return the bytes that passed, by kind."""
     conf = experiment.conf
     half = find_method(conf.method.name).device(experiment)
-    return InProcess(
-        method,
-        OnThreads(half, conf.runtime.threads),
-        roster_of(conf),
-        experiment.device_loader,
-        DeviceStore(conf.devices.store or store),
-        CODECS[conf.wire.codec],
-        policy_of(conf),
-    )
+    with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
+        engine = InProcess(
+            method,
+            OnThreads(half, conf.runtime.threads),
+            roster_of(conf),
+            experiment.device_loader,
+            DeviceStore(conf.devices.store or store),
+            CODECS[conf.wire.codec],
+            policy_of(conf),
+        )
+        engine.run(conf.rounds.count, after_round)
+    return dict(engine.sent)
 
 
 class OnThreads:

@@ -72,8 +72,7 @@ def _draw_bytes(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for shift, way in ((-0.2, "down"), (0.2, "up")):
         megabytes = [row[f"bytes_{way}"] / 1e6 for row in rows]
         axes.bar([row["round"] + shift for row in rows], megabytes, 0.4, label=way)
-    axes.set_xlabel("round")
-    axes.set_ylabel("MB, all devices")
+    axes.set(xlabel="round", ylabel="MB, all devices")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize=9)

@@ -29,7 +29,7 @@ class Recorder:
     def __init__(self, experiment: Experiment, folder: Path, events: EventWriter) -> None:
         conf = experiment.conf
         self.method = find_method(conf.method.name).server(experiment, self._progress)
-        self.num_rounds = conf.rounds.count
+        self._num_rounds = conf.rounds.count
         self.rounds: list[Row] = []
         self.final: dict[str, float] = {}
         self.final_state: State = {}
@@ -37,7 +37,7 @@ class Recorder:
         self.worker_peak_mb = 0.0
         self._folder = folder
         self._events = events
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self.board = SummaryWriter(str(folder / "tensorboard"))
         self._last = time.monotonic()
 
     def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
@@ -49,10 +49,6 @@ class Recorder:
             self._record(round_row(number, scores, time.monotonic() - self._last, facts))
         self._last = time.monotonic()
         return scores
-
-    def close(self) -> None:
-        """Flush TensorBoard's files."""
-        self._board.close()
 
     def _progress(self, phase: str, done: int, total: int) -> None:
         """Take note that ``done`` of ``total`` epochs of a phase are over."""
@@ -69,8 +65,8 @@ class Recorder:
         if row["virtual_seconds"] is not None:
             values["virtual/seconds"] = row["virtual_seconds"]
         for name, value in values.items():
-            self._board.add_scalar(name, value, row["round"])
-        self._events.write("round", total=self.num_rounds, score=next(iter(self.final), ""), **row)
+            self.board.add_scalar(name, value, row["round"])
+        self._events.write("round", total=self._num_rounds, score=next(iter(self.final), ""), **row)
 
 
 def round_row(number: int, scores: Mapping[str, float], seconds: float, facts: RoundFacts) -> Row:

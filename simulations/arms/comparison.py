@@ -83,10 +83,10 @@ def write_comparison(comparison: Comparison, title: str, command: str, folder: P
     """Write the report and its plots, and return it as Markdown."""
     text = markdown(comparison, title, command)
     versions = next(iter(comparison.results.values()))["versions"]
-    content = {"command": command, "versions": versions, "arms": comparison.summary()}
+    content = {"command": command, "versions": versions, "arms": comparison.summary}
     write_json(folder / "arms.json", content)
     write_aside(folder / "arms.md", text)
     plot_arms(comparison, title, folder / "arms.png")
-    if curves := comparison.curves():
-        plot_bytes(comparison, curves, f"{title}: gap closed against bytes", folder / "bytes.png")
+    if comparison.curves:
+        plot_bytes(comparison, f"{title}: gap closed against bytes", folder / "bytes.png")
     return text

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dccl_flower.simulations.arms.report import Comparison, Curves
+from dccl_flower.simulations.arms.report import Comparison
 from dccl_flower.simulations.figures import save_figure
 
 
@@ -16,7 +16,7 @@ def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
     """Draw each arm's scores of the first one's kind, with their deviation."""
     stem = comparison.scores[0].split("_")[0]
     bars = [name for name in comparison.scores if name.split("_")[0] == stem]
-    rows = list(comparison.summary().values())[::-1]
+    rows = list(comparison.summary.values())[::-1]
     figure = Figure(figsize=(9, 1.2 + 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots()
     height = 0.8 / len(bars)
@@ -33,21 +33,19 @@ def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
             capsize=2,
         )
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=9)
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), xlabel=f"test {stem}", axisbelow=True)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(f"test {stem}")
     axes.grid(alpha=0.3, axis="x")
-    axes.set_axisbelow(True)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9)
     save_figure(figure, path)
 
 
-def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -> None:
+def plot_bytes(comparison: Comparison, title: str, path: Path) -> None:
     """Draw gap closed over the bytes a device has sent and received, with bands of deviation."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for place, (name, points) in enumerate(curves.items()):
+    for place, (name, points) in enumerate(comparison.curves.items()):
         sent, gaps, spreads = (np.array(values) for values in zip(*points, strict=True))
         axes.plot(sent / 1e6, gaps, color=f"C{place}", label=comparison.title(name))
         band = (gaps - spreads, gaps + spreads)
@@ -55,9 +53,7 @@ def plot_bytes(comparison: Comparison, curves: Curves, title: str, path: Path) -
     for level, arm, style in ((1, comparison.table.high, "--"), (0, comparison.table.low, ":")):
         label = comparison.title(arm)
         axes.axhline(level, color="0.3", linestyle=style, linewidth=1.2, label=label)
-    axes.set_xlabel("MB a device, down and up")
-    axes.set_ylabel("gap closed")
-    axes.set_ylim(-0.6, 1.2)
+    axes.set(xlabel="MB a device, down and up", ylabel="gap closed", ylim=(-0.6, 1.2))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)

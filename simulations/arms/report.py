@@ -11,7 +11,6 @@ from dccl_flower.simulations import reports
 from dccl_flower.simulations.arms.arms import ArmTable, Key
 from dccl_flower.simulations.reports import cell, spread, spread_cell, table
 
-Curves = dict[str, list[tuple[float, float, float]]]
 MILESTONES = (0.5, 0.8, 0.9)
 SWING_ROUNDS = 10
 
@@ -29,17 +28,21 @@ class Comparison:
 
     A score's gap closed is (arm - low) / (high - low) of the first score and the same seed, None
     where one of the two is missing. A swing is the largest change of the first score from one round
-    to the next among the last ten.
+    to the next among the last ten. ``summary`` has for every arm each value by seed, its mean, and
+    its sample standard deviation; ``curves`` for the arms drawn so, by round, (bytes a device, mean
+    gap closed, deviation).
     """
 
     def __init__(self, table: ArmTable, results: Mapping[Key, Mapping[str, Any]]) -> None:
         self.table = table
         self.results = results
-        seeds = sorted({seed for _, seed in results})
-        runs = {name: [seed for seed in seeds if (name, seed) in results] for name in table.arms}
-        self.seeds_of = {name: found for name, found in runs.items() if found}
+        self.seeds = sorted({seed for _, seed in results})
         scores = (name for result in results.values() for name in result["scores"])
         self.scores = list(dict.fromkeys(scores))
+        names = [name for name in table.arms if any(arm == name for arm, _ in results)]
+        self.summary = {name: self._summary(name) for name in names}
+        curves = {name: self._curve(name) for name in names if table.arms[name].curve}
+        self.curves = {name: points for name, points in curves.items() if points}
 
     def title(self, name: str | None) -> str:
         """Return an arm's name in tables and plots."""
@@ -54,35 +57,29 @@ class Comparison:
         result = self.results.get((name, seed))
         return None if result is None else result["scores"][self.scores[0]]
 
-    def summary(self) -> dict[str, Any]:
-        """Return for every arm each value by seed, its mean, and its sample standard deviation."""
-        return {name: self._summary(name) for name in self.seeds_of}
-
     def _summary(self, name: str) -> dict[str, Any]:
         first, rows = self.scores[0], {}
-        for seed in self.seeds_of[name]:
-            result = self.results[name, seed]
-            swing = largest_swing([each[first] for each in result["rounds"]])
-            gap = self.gap_closed(result["scores"][first], seed)
-            rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
+        for seed in self.seeds:
+            if result := self.results.get((name, seed)):
+                swing = largest_swing([each[first] for each in result["rounds"]])
+                gap = self.gap_closed(result["scores"][first], seed)
+                rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
         summary: dict[str, Any] = {"title": self.title(name)}
         for key in (*self.scores, *(key for _, key, _, _ in COSTS)):
             values = {seed: row.get(key) for seed, row in rows.items()}
             summary[key] = {"seeds": values, **spread(values.values())}
         return summary
 
-    def curves(self) -> Curves:
-        """Return (bytes a device, mean gap closed, deviation) by round for the arms drawn so."""
-        drawn = (name for name in self.seeds_of if self.table.arms[name].curve)
-        curves = {name: self._curve(name) for name in drawn}
-        return {name: points for name, points in curves.items() if points}
-
     def _curve(self, name: str) -> list[tuple[float, float, float]]:
-        seeds = [seed for seed in self.seeds_of[name] if self.gap_closed(0, seed) is not None]
+        ways = {
+            seed: result["rounds"]
+            for (arm, seed), result in self.results.items()
+            if arm == name and self.gap_closed(0, seed) is not None
+        }
         points = []
-        for rounds in zip(*(self.results[name, seed]["rounds"] for seed in seeds), strict=False):
+        for rounds in zip(*ways.values(), strict=False):
             scored = [each[self.scores[0]] for each in rounds]
-            gaps = spread(map(self.gap_closed, scored, seeds))
+            gaps = spread(map(self.gap_closed, scored, ways))
             sent = mean(each["bytes_a_device"] for each in rounds)
             points.append((sent, gaps["mean"], gaps["std"] or 0.0))
         return points
@@ -96,14 +93,13 @@ def largest_swing(scores: Sequence[float]) -> float | None:
 
 def markdown(comparison: Comparison, title: str, command: str) -> str:
     """Return the tables: all arms, gap closed against bytes, and what references tell beside."""
-    seeds = sorted({seed for _, seed in comparison.results})
     found = next(iter(comparison.results.values()))["versions"]
     parts = [
-        f"Test set, {reports.of_seeds(seeds)}; {reports.machine(found)}.",
+        f"Test set, {reports.of_seeds(comparison.seeds)}; {reports.machine(found)}.",
         _arms_table(comparison),
     ]
-    if curves := comparison.curves():
-        parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison, curves)]
+    if comparison.curves:
+        parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison)]
     if others := _reference_table(comparison):
         parts += ["What else is known of the models that scores are held against", others]
     return reports.report(title, command, *parts)
@@ -113,14 +109,14 @@ def _arms_table(comparison: Comparison) -> str:
     columns = [*((reports.heading(name), name, 100.0, ".1f") for name in comparison.scores), *COSTS]
     rows = (
         [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in columns)]
-        for row in comparison.summary().values()
+        for row in comparison.summary.values()
     )
     return table(["arm", *(title for title, *_ in columns)], rows)
 
 
-def _bytes_table(comparison: Comparison, curves: Curves) -> str:
+def _bytes_table(comparison: Comparison) -> str:
     rows = []
-    for name, points in curves.items():
+    for name, points in comparison.curves.items():
         sent, gap, _ = points[-1]
         reached = [next((s for s, g, _ in points if g >= least), None) for least in MILESTONES]
         megabytes = (None if each is None else each / 1e6 for each in (*reached, sent))

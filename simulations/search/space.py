@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dccl_flower.config import ConfError
 from dccl_flower.typed_yaml import names_in, read_table
@@ -40,14 +41,10 @@ class Space:
     samples_down: Changes = field(default_factory=dict)
     bounds: Changes = field(default_factory=dict)
 
-    @property
+    @cached_property
     def pool(self) -> Changes:
         """All changes."""
         return self.changes | self.samples_down
-
-    def is_strict(self, candidate: Candidate) -> bool:
-        """Tell whether a candidate sends no sample down."""
-        return not any(change in self.samples_down for change in candidate.changes)
 
     def grown(
         self, stage: str, bases: Sequence[tuple[str, ...]], names: Iterable[str]
@@ -64,19 +61,18 @@ class Space:
     def unions(self, stage: str, best: Sequence[Candidate]) -> list[Candidate]:
         """Return the first candidate joined with the second, the third, and both."""
         grown: dict[frozenset[str], Candidate] = {}
-        for others in ([1], [2], [1, 2]):
-            picked = [best[0], *(best[place] for place in others if place < len(best))]
-            changes = tuple(dict.fromkeys(change for c in picked for change in c.changes))
-            joined = self.candidate(stage, changes)
-            if not self._clash(changes):
+        for others in (best[1:2], best[2:3], best[1:3]):
+            named = (change for each in (best[0], *others) for change in each.changes)
+            joined = self.candidate(stage, tuple(dict.fromkeys(named)))
+            if not self._clash(joined.changes):
                 grown.setdefault(frozenset(joined.overrides), joined)
         grown.pop(frozenset(best[0].overrides), None)
         return list(grown.values())
 
     def candidate(self, stage: str, changes: tuple[str, ...]) -> Candidate:
         """Return a candidate of changes by name."""
-        pool = self.pool
-        return Candidate(stage, changes, tuple(o for change in changes for o in pool[change]))
+        overrides = tuple(each for change in changes for each in self.pool[change])
+        return Candidate(stage, changes, overrides)
 
     def adds(self, name: str, base: Sequence[str]) -> bool:
         """Tell whether a change goes with others, adds to them, and has none of them in it."""
@@ -87,8 +83,7 @@ class Space:
 
     def _clash(self, changes: Sequence[str]) -> bool:
         """Tell whether two changes set the same key to different values."""
-        pool = self.pool
-        settings = {tuple(each.split("=")) for change in changes for each in pool[change]}
+        settings = {tuple(each.split("=")) for change in changes for each in self.pool[change]}
         return len(settings) > len({key for key, _ in settings})
 
 

@@ -43,7 +43,7 @@ def test_gap_closed_is_the_share_of_the_way_to_central_m_of_the_same_seed():
 
 
 def test_summary_gives_mean_and_sample_deviation_over_seeds():
-    summary = Comparison(TABLE, RESULTS).summary()
+    summary = Comparison(TABLE, RESULTS).summary
     assert list(summary) == ["cloud-submodel", "mimic", "central-m", "strict"]
     gap = summary["strict"]["gap_closed"]
     assert gap["mean"] == pytest.approx(0.75)
@@ -57,7 +57,7 @@ def test_summary_gives_mean_and_sample_deviation_over_seeds():
 def test_swing_looks_at_the_last_ten_rounds_only():
     late = [0.5 + 0.01 * (place % 2) for place in range(10)]
     results = {("strict", 0): result(0.5, rounds=rounds(0.1, 0.9, *late))}
-    assert Comparison(TABLE, results).summary()["strict"]["swing"]["mean"] == pytest.approx(0.01)
+    assert Comparison(TABLE, results).summary["strict"]["swing"]["mean"] == pytest.approx(0.01)
 
 
 def test_one_round_has_no_swing():
@@ -66,7 +66,7 @@ def test_one_round_has_no_swing():
 
 
 def test_curves_average_gap_and_bytes_over_seeds_by_round():
-    (points,) = Comparison(TABLE, RESULTS).curves().values()
+    (points,) = Comparison(TABLE, RESULTS).curves.values()
     # gaps of seed 0: 0, 0.75, 0.5; of seed 1: 0, 0.5, 1
     assert [gap for _, gap, _ in points] == pytest.approx([0, 0.625, 0.75])
     assert [sent for sent, _, _ in points] == pytest.approx([1e6, 2e6, 3e6])
@@ -74,8 +74,8 @@ def test_curves_average_gap_and_bytes_over_seeds_by_round():
 
 def test_without_central_m_there_is_no_gap_and_no_curve():
     results = {key: value for key, value in RESULTS.items() if key[0] != "central-m"}
-    assert Comparison(TABLE, results).curves() == {}
-    assert Comparison(TABLE, results).summary()["strict"]["gap_closed"]["mean"] is None
+    assert Comparison(TABLE, results).curves == {}
+    assert Comparison(TABLE, results).summary["strict"]["gap_closed"]["mean"] is None
 
 
 def test_markdown_holds_the_command_and_three_tables():
@@ -92,6 +92,6 @@ def test_markdown_holds_the_command_and_three_tables():
 def test_plots_are_written(tmp_path):
     comparison = Comparison(TABLE, RESULTS)
     plot_arms(comparison, "Arms", tmp_path / "arms.png")
-    plot_bytes(comparison, comparison.curves(), "Bytes", tmp_path / "bytes.png")
+    plot_bytes(comparison, "Bytes", tmp_path / "bytes.png")
     for name in ("arms.png", "bytes.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
