@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.superlink import RunError, choose_port
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -105,12 +106,16 @@ def arms(
     """Compare methods and settings on CONF; what is done already is not done again."""
     from dccl_flower.simulations.arms.arms import load_arms, parse_arms, parse_seeds
 
-    table = load_arms(load_conf(conf, overrides).arms.rows)
+    loaded = load_conf(conf, overrides)
+    table = load_arms(loaded.arms.rows)
     chosen, numbers = parse_arms(names, table), parse_seeds(seeds)
     from dccl_flower.simulations.arms.comparison import run_arms
 
     folder = _comparison_folder(output, f"arms-{Path(conf).stem}")
-    run_arms(table, conf, overrides, chosen, numbers, folder, jobs)
+    flags = [] if chosen == table.by_default() else ["--arms", ",".join(chosen)]
+    flags += ["--seeds", ",".join(map(str, numbers))]
+    command = command_line("arms", conf, overrides, flags)
+    run_arms(table, loaded, chosen, numbers, folder, jobs, command)
 
 
 @cli.command()
@@ -120,10 +125,11 @@ def arms(
 @click.option("--output", type=FOLDER, help="Directory; runs/search-CONF.")
 def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
-    load_conf(conf, overrides)
+    loaded = load_conf(conf, overrides)
     from dccl_flower.simulations.search.search import run_search
 
-    run_search(conf, overrides, _comparison_folder(output, f"search-{Path(conf).stem}"), jobs)
+    folder = _comparison_folder(output, f"search-{Path(conf).stem}")
+    run_search(loaded, folder, jobs, command_line("search", conf, overrides))
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from dccl_flower.config import ArmsConf, Conf, ConfError
-from dccl_flower.config_loading import dump_conf, load_conf, with_overrides
+from dccl_flower.config_loading import dump_conf, with_overrides
 from dccl_flower.files import code_digest, content_key
 from dccl_flower.simulations.jobs import Job, make_job
 from dccl_flower.typed_yaml import read_table
@@ -89,26 +89,19 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def arm_conf(
-    table: ArmTable, name: str, conf_name: str, overrides: Sequence[str], seed: int
-) -> Conf:
+def arm_conf(table: ArmTable, name: str, conf: Conf, seed: int) -> Conf:
     """Return the configuration of one arm and seed. Raises ConfError where it is impossible."""
-    base = load_conf(conf_name, [*overrides, f"seed={seed}", "runtime.reuse=true"])
-    changes = base.arms.changes
+    changes = conf.arms.changes
     if unknown := set(changes) - set(table.arms) - {arm.group for arm in table.arms.values()}:
         known = ", ".join(table.arms)
         raise ConfError(f"arms.changes.{min(unknown)}: no such arm or group; arms are {known}")
-    conf = with_overrides(base, table.arms[name].changed(name, changes))
-    return replace(conf, arms=ArmsConf())  # one arm's changes are not another's
+    changed = table.arms[name].changed(name, changes)
+    own = with_overrides(conf, [f"seed={seed}", "runtime.reuse=true", *changed])
+    return replace(own, arms=ArmsConf())  # one arm's changes are not another's
 
 
 def arm_jobs(
-    table: ArmTable,
-    conf_name: str,
-    overrides: Sequence[str],
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    root: Path,
+    table: ArmTable, conf: Conf, arms: Sequence[str], seeds: Sequence[int], root: Path
 ) -> dict[Key, Job]:
     """Write every arm's configuration below ``root`` and return the jobs, the first arm's first.
 
@@ -118,7 +111,7 @@ def arm_jobs(
     first, *others = sorted(arms, key=list(table.arms).index)
     keys = [(first, seed) for seed in seeds]
     keys += [(name, seed) for seed in seeds for name in others]
-    confs = {key: arm_conf(table, key[0], conf_name, overrides, key[1]) for key in keys}
+    confs = {key: arm_conf(table, key[0], conf, key[1]) for key in keys}
     _check_steps(table, confs)
     return {key: _job(*key, conf, root / "jobs") for key, conf in confs.items()}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dccl_flower.config_loading import load_conf
+from dccl_flower.config import Conf
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.app.in_process import run_anywhere
@@ -18,7 +18,6 @@ from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import Comparison, markdown
 from dccl_flower.simulations.experiment import check_devices, open_experiment
 from dccl_flower.simulations.jobs import JobRunner, Progress, raise_failures
-from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import signals_as_interrupts
 from dccl_flower.simulations.superlink import choose_port
@@ -26,31 +25,28 @@ from dccl_flower.simulations.superlink import choose_port
 
 def run_arms(
     table: ArmTable,
-    conf_name: str,
-    overrides: Sequence[str],
+    conf: Conf,
     arms: Sequence[str],
     seeds: Sequence[int],
     folder: Path,
     side_by_side: int,
+    command: str,
 ) -> None:
     """Run the arms that are not done yet, then write and print the comparison of those that are.
 
     Raises ConfError before anything runs, and RunError afterwards where an arm failed.
     """
-    for conf in [arm_conf(table, name, conf_name, overrides, seeds[0]) for name in arms]:
-        check_devices(open_experiment(conf))
-    jobs = arm_jobs(table, conf_name, overrides, arms, seeds, folder)
+    for each in [arm_conf(table, name, conf, seeds[0]) for name in arms]:
+        check_devices(open_experiment(each))
+    jobs = arm_jobs(table, conf, arms, seeds, folder)
     progress = Progress(click.echo, len(jobs), side_by_side)
     with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
         outcomes = runner.run(list(jobs.values()))
     ended = zip(jobs, outcomes, strict=True)
     results = {key: outcome.result for key, outcome in ended if outcome.result is not None}
     if results:
-        chosen = [] if list(arms) == table.by_default() else ["--arms", ",".join(arms)]
-        flags = [*chosen, "--seeds", ",".join(map(str, seeds))]
-        command = command_line("arms", conf_name, overrides, flags)
-        title = f"Arms on {load_conf(conf_name, overrides).name}"
-        click.echo(write_comparison(Comparison(table, results), title, command, folder))
+        comparison = Comparison(table, results)
+        click.echo(write_comparison(comparison, f"Arms on {conf.name}", command, folder))
     click.echo(f"comparison: {folder}")
     raise_failures([f"{o.job.title}: {o.failure}" for o in outcomes if o.result is None])
 

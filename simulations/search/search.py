@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import click
 
 from dccl_flower.codecs import State
 from dccl_flower.config import ArmsConf, Conf, ConfError
-from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.config_loading import dump_conf, with_overrides
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_aside, write_json
@@ -33,7 +32,6 @@ from dccl_flower.simulations.arms.arms import arm_conf, load_arms
 from dccl_flower.simulations.arms.report import SWING_ROUNDS, largest_swing
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Progress, make_job
-from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.run.runner import signals_as_interrupts
 from dccl_flower.simulations.search.report import markdown
 from dccl_flower.simulations.search.space import BOUND, Candidate, Space, load_space
@@ -44,23 +42,22 @@ PARTNERS, TOGETHER = 4, 3
 LAST_ROUNDS = 3
 
 
-def run_search(conf_name: str, overrides: Sequence[str], folder: Path, side_by_side: int) -> None:
+def run_search(conf: Conf, folder: Path, side_by_side: int, command: str) -> None:
     """Search and write ``search.json`` and ``search.md``.
 
     Raises ConfError where the configuration leaves no images to choose by.
     """
-    conf = load_conf(conf_name, overrides)
     space = load_space(conf.method.name)
     open_experiment(conf).unseen_loader()
     headlines = sum(row.curve for row in load_arms(conf.arms.rows).arms.values())
     progress = Progress(click.echo, num_jobs(space, headlines), side_by_side)
     folder.mkdir(parents=True, exist_ok=True)
     with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
-        search = Search(conf_name, overrides, folder, runner, space)
+        search = Search(conf, folder, runner, space)
         try:
             search.run()
         finally:  # half a search is worth reading too
-            text = markdown(search.scored, conf, command_line("search", conf_name, overrides))
+            text = markdown(search.scored, conf, command)
             write_json(folder / "search.json", search.scored)
             write_aside(folder / "search.md", text)
     click.echo(text)
@@ -71,8 +68,7 @@ def run_search(conf_name: str, overrides: Sequence[str], folder: Path, side_by_s
 class Search:
     """A search over one configuration; ``scored`` grows as candidates end."""
 
-    conf_name: str
-    overrides: Sequence[str]
+    conf: Conf
     folder: Path
     runner: JobRunner
     space: Space
@@ -93,12 +89,8 @@ class Search:
             if kept:
                 self._score(space.unions("together", kept), short=False)
 
-    @cached_property
-    def _base(self) -> Conf:
-        return load_conf(self.conf_name, self.overrides)
-
     def _bounds(self) -> list[Candidate]:
-        lr = self._base.rounds.lr
+        lr = self.conf.rounds.lr
         rates = {"twice": 2 * lr, "half": lr / 2}
         return [
             Candidate(BOUND, (name,), tuple(each.format(**rates) for each in keys), BOUND)
@@ -107,11 +99,11 @@ class Search:
 
     def _headlines(self) -> list[Candidate]:
         """Return the arms drawn as curves; raises ConfError where one cannot run."""
-        arms = self._base.arms
+        arms = self.conf.arms
         table, found = load_arms(arms.rows), []
         for name, row in table.arms.items():
             if row.curve:
-                arm_conf(table, name, self.conf_name, self.overrides, 0)
+                arm_conf(table, name, self.conf, 0)
                 found.append(Candidate("headline", (name,), (*row.changed(name, arms.changes),)))
         return found
 
@@ -138,8 +130,8 @@ class Search:
 
     def _job(self, candidate: Candidate, short: bool) -> Job:
         """Lay down a candidate's job. Raises ConfError where its changes do not go together."""
-        changed = [*self.overrides, *self.space.base, *candidate.overrides, "runtime.reuse=true"]
-        conf = replace(load_conf(self.conf_name, changed), arms=ArmsConf())
+        changed = [*self.space.base, *candidate.overrides, "runtime.reuse=true"]
+        conf = replace(with_overrides(self.conf, changed), arms=ArmsConf())
         rounds = max(1, conf.rounds.count // SHARE) if short else conf.rounds.count
         conf = replace(conf, rounds=replace(conf.rounds, count=rounds))
         text = dump_conf(conf)

@@ -65,29 +65,29 @@ def test_a_seed_that_is_no_integer_is_named(text):
 
 
 def test_an_arm_lays_its_variant_and_then_its_own_change_over_the_configuration():
-    conf = arm_conf(TABLE, "distr-d", "digits", [PUBLISHED, "rounds.lr=0.3"], 4)
+    conf = arm_conf(TABLE, "distr-d", load_conf("digits", [PUBLISHED, "rounds.lr=0.3"]), 4)
     assert (conf.loss, conf.control, conf.rounds.lr, conf.seed) == ("ce", "cloud_submodel", 0.3, 4)
     assert conf.runtime.reuse
-    assert arm_conf(TABLE, "no-control", "digits", [PUBLISHED], 4).control == "none"
-    assert arm_conf(TABLE, "strict", "digits", [PUBLISHED], 4).loss == "prior_corrected"
-    assert arm_conf(TABLE, "exemplars", "digits", [EXEMPLARS], 4).rounds.lr == 0.07
+    assert arm_conf(TABLE, "no-control", load_conf("digits", [PUBLISHED]), 4).control == "none"
+    assert arm_conf(TABLE, "strict", load_conf("digits", [PUBLISHED]), 4).loss == "prior_corrected"
+    assert arm_conf(TABLE, "exemplars", load_conf("digits", [EXEMPLARS]), 4).rounds.lr == 0.07
 
 
 def test_an_arm_s_paths_mean_the_same_in_its_own_process(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = ["devices.profiles=./mine.yaml", "data.path=data"]
-    conf = arm_conf(TABLE, "published", "digits", given, 0)
+    conf = arm_conf(TABLE, "published", load_conf("digits", given), 0)
     assert conf.devices.profiles == f"{tmp_path}/mine.yaml"
     assert conf.data.path == f"{tmp_path}/data"
 
 
 def test_a_change_of_an_arm_that_there_is_not_is_refused():
     with pytest.raises(ConfError, match=r"^arms\.changes\.strikt: no such arm or group; arms are"):
-        arm_conf(TABLE, "strict", "digits", ["arms.changes.strikt=[loss=ce]"], 0)
+        arm_conf(TABLE, "strict", load_conf("digits", ["arms.changes.strikt=[loss=ce]"]), 0)
 
 
 def test_an_arm_may_be_of_another_method():
-    conf = arm_conf(TABLE, "fedavg", "digits", ["loss=ce", "rounds.lr=0.3"], 0)
+    conf = arm_conf(TABLE, "fedavg", load_conf("digits", ["loss=ce", "rounds.lr=0.3"]), 0)
     assert (conf.method.name, conf.rounds.lr) == ("fedavg", 0.3)
     assert not hasattr(conf, "loss")
 
@@ -109,29 +109,29 @@ def test_rows_that_start_from_themselves_are_refused(tmp_path, monkeypatch):
 
 def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
     arms = ["strict", "mimic", "cloud-submodel", "central-m"]
-    jobs = arm_jobs(TABLE, "digits", [], arms, [0, 1], tmp_path)
+    jobs = arm_jobs(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
     assert list(jobs)[:2] == [("cloud-submodel", 0), ("cloud-submodel", 1)]
     assert list(jobs)[2:5] == [("mimic", 0), ("central-m", 0), ("strict", 0)]
     assert len({job.folder for job in jobs.values()}) == 8
-    again = arm_jobs(TABLE, "digits", [], arms, [0, 1], tmp_path)
+    again = arm_jobs(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
     assert again == jobs
-    changed = arm_jobs(TABLE, "digits", ["rounds.lr=0.01"], arms, [0, 1], tmp_path)
+    changed = arm_jobs(TABLE, load_conf("digits", ["rounds.lr=0.01"]), arms, [0, 1], tmp_path)
     assert changed["strict", 0].key != jobs["strict", 0].key
-    other_arm = arm_jobs(
-        TABLE, "digits", ["arms.changes.exemplars=[exemplars=7]"], arms, [0, 1], tmp_path
-    )
+    other = load_conf("digits", ["arms.changes.exemplars=[exemplars=7]"])
+    other_arm = arm_jobs(TABLE, other, arms, [0, 1], tmp_path)
     assert other_arm == jobs
 
 
 def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
-    overrides = ["arms.changes.strict=[rounds.count=30]"]
+    conf = load_conf("digits", ["arms.changes.strict=[rounds.count=30]"])
     with pytest.raises(ConfError, match=r"arm strict: 480 steps are more than the 240"):
-        arm_jobs(TABLE, "digits", overrides, ["central-m", "strict"], [0], tmp_path)
-    arm_jobs(TABLE, "digits", overrides, ["strict"], [0], tmp_path)
-    assert steps_of(arm_conf(TABLE, "strict", "digits", overrides, 0)) == 480
+        arm_jobs(TABLE, conf, ["central-m", "strict"], [0], tmp_path)
+    arm_jobs(TABLE, conf, ["strict"], [0], tmp_path)
+    assert steps_of(arm_conf(TABLE, "strict", conf, 0)) == 480
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "paper", "probe"])
 def test_every_arm_of_these_configurations_is_possible(name, tmp_path):
-    table = load_arms(load_conf(name).arms.rows)
-    assert len(arm_jobs(table, name, [], list(table.arms), [0], tmp_path)) == len(table.arms)
+    conf = load_conf(name)
+    table = load_arms(conf.arms.rows)
+    assert len(arm_jobs(table, conf, list(table.arms), [0], tmp_path)) == len(table.arms)

@@ -44,7 +44,7 @@ def few_changes():
 
 def searched(tmp_path, score=scores, space=SPACE):
     runner = ScoredByRule(score)
-    search = Search("digits", [], tmp_path, runner, space)
+    search = Search(load_conf("digits"), tmp_path, runner, space)
     search.run()
     return search, runner
 
@@ -79,7 +79,7 @@ def test_a_third_of_the_rounds_first_and_all_rounds_for_the_best_fifth(default_s
 
 
 def test_the_settings_that_a_configuration_has_are_scored_beside_the_candidates(tmp_path):
-    search = Search("fashion_mnist", [], tmp_path, ScoredByRule(scores), SPACE)
+    search = Search(load_conf("fashion_mnist"), tmp_path, ScoredByRule(scores), SPACE)
     search.run()
     headlines = {row["name"]: row for row in search.scored if row["stage"] == "headline"}
     assert list(headlines) == ["published", "strict", "exemplars"]
@@ -89,7 +89,8 @@ def test_the_settings_that_a_configuration_has_are_scored_beside_the_candidates(
 
 def test_a_headline_setting_that_cannot_run_is_told_before_anything_runs(tmp_path):
     runner = ScoredByRule(scores)
-    search = Search("digits", ["arms.changes.strict=[rounds.lr=fast]"], tmp_path, runner, SPACE)
+    conf = load_conf("digits", ["arms.changes.strict=[rounds.lr=fast]"])
+    search = Search(conf, tmp_path, runner, SPACE)
     with pytest.raises(ConfError, match=r"rounds\.lr"):
         search.run()
     assert not runner.batches
