@@ -27,18 +27,17 @@ class Recorder:
     """
 
     def __init__(self, experiment: Experiment, folder: Path, events: EventWriter) -> None:
-        conf = experiment.conf
-        self.method = find_method(conf.method.name).server(experiment, self._progress)
-        self._num_rounds = conf.rounds.count
         self.rounds: list[Row] = []
         self.final: dict[str, float] = {}
         self.final_state: State = {}
         self.seconds: dict[str, float] = {}
         self.worker_peak_mb = 0.0
+        self.board = SummaryWriter(str(folder / "tensorboard"))
         self._folder = folder
         self._events = events
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        self._num_rounds = experiment.conf.rounds.count
         self._last = time.monotonic()
+        self.method = find_method(experiment.conf.method.name).server(experiment, self._progress)
 
     def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
         """Return the state's scores; round 0 is not written down."""

@@ -9,8 +9,10 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower.codecs import CODECS
+from dccl_flower.config import Conf
 from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.flower.rounds import Rounds
+from dccl_flower.method import Method
 from dccl_flower.simulations.app.experiment_run import run_experiment
 from dccl_flower.simulations.app.recorder import Recorder
 from dccl_flower.simulations.app.run_folder import claim_folder, default_folder
@@ -30,13 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     print(f"run directory: {folder}", flush=True)
 
     def rounds_over_flower(recorder: Recorder) -> dict[str, int]:
-        strategy = Rounds(
-            recorder.method,
-            roster_of(conf),
-            codec=CODECS[conf.wire.codec],
-            policy=policy_of(conf),
-            devices_per_node=conf.runtime.devices_per_node,
-        )
+        strategy = make_strategy(conf, recorder.method)
 
         def after_round(number: int, arrays: ArrayRecord) -> MetricRecord:
             scores = recorder(number, strategy.state(arrays), strategy.facts())
@@ -57,3 +53,14 @@ def main(grid: Grid, context: Context) -> None:
     finally:
         if conf.devices.store is None:
             shutil.rmtree(device_store(conf, context.run_id), ignore_errors=True)
+
+
+def make_strategy(conf: Conf, method: Method) -> Rounds:
+    """Return the engine that a configuration describes, with a method in it."""
+    return Rounds(
+        method,
+        roster_of(conf),
+        codec=CODECS[conf.wire.codec],
+        policy=policy_of(conf),
+        devices_per_node=conf.runtime.devices_per_node,
+    )

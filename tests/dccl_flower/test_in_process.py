@@ -10,7 +10,7 @@ from small_experiments import halves, small_experiment, two_widths
 from dccl_flower import numpy_client_app
 from dccl_flower.codecs import CODECS, encoded_bytes
 from dccl_flower.flower.device_app import DeviceClient
-from dccl_flower.simulations.app.in_process import engine_of
+from dccl_flower.simulations.app.in_process import rounds_here
 from dccl_flower.simulations.app.server_app import make_strategy
 
 
@@ -29,11 +29,16 @@ def over_flower(experiment, store):
     return strategy.state(result.arrays), strategy.ledger.totals, rounds
 
 
-def in_process(experiment, store):
+def in_process(experiment):
     server, _ = halves(experiment)
-    engine, rounds = engine_of(experiment, server, str(store)), []
-    state = engine.run(experiment.conf.rounds.count, lambda *facts: rounds.append(facts[2]))
-    return state, engine.sent, rounds
+    states, rounds = [], []
+
+    def after_round(number, state, facts):
+        states.append(state)
+        rounds.append(facts)
+
+    sent = rounds_here(experiment, server, after_round)
+    return states[-1], sent, rounds
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_both_engines_end_with_the_same_weights_and_count_the_same_bytes(overrid
     changes = [profiles if each == "two widths" else each for each in overrides]
     experiment = small_experiment(*changes)
     theirs, ledger, flower_rounds = over_flower(experiment, tmp_path / "flower")
-    ours, sent, rounds = in_process(experiment, tmp_path / "here")
+    ours, sent, rounds = in_process(experiment)
     assert list(ours) == list(theirs)
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     who = [[list(facts.devices) for facts in each] for each in (rounds, flower_rounds)]
@@ -66,9 +71,9 @@ def test_both_engines_end_with_the_same_weights_and_count_the_same_bytes(overrid
     assert all(sent[kind] <= size <= 1.2 * sent[kind] + 1000 for kind, size in named.items())
 
 
-def test_bytes_by_hand(tmp_path):
+def test_bytes_by_hand():
     experiment = small_experiment("method.name=fedavg")
-    state, sent, rounds = in_process(experiment, tmp_path)
+    state, sent, rounds = in_process(experiment)
     size = encoded_bytes(CODECS["fp32"].encode(state))
     assert sent == {"model_down": 3 * 2 * size, "model_up": 3 * 2 * size}
     assert [(each.bytes_down, each.bytes_up) for each in rounds[1:]] == [(3 * size, 3 * size)] * 2
