@@ -18,8 +18,7 @@ PLACE_KEYS = ("seed", "name", "data.path", "devices.store", "runtime.")
 
 
 def _cloud(results: Results) -> float:
-    accuracy: float = results["references"]["cloud_submodel"]["accuracy"]
-    return accuracy
+    return float(results["references"]["cloud_submodel"]["accuracy"])
 
 
 # A method without a cloud submodel, and a task without classes apart, leave columns empty.

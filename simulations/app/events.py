@@ -50,7 +50,7 @@ class EventReader:
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            lines = file.read().split(b"\n")
-        for line in lines[:-1]:
-            self._offset += len(line) + 1
-            yield json.loads(line)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._offset += len(line)
+                    yield json.loads(line)

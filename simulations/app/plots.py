@@ -33,6 +33,7 @@ def plot_curves(results: dict[str, Any], path: Path) -> None:
     _draw_bytes(parts[len(panels)], results["rounds"])
     for axes in parts[1 : len(panels) + 1]:
         axes.sharex(parts[0])
+    parts[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     if timed:
         taken = accumulate(row["virtual_seconds"] for row in results["rounds"])
         _draw_scores(parts[-1], results, next(iter(panels.values())), list(taken))
@@ -73,6 +74,5 @@ def _draw_bytes(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         megabytes = [row[f"bytes_{way}"] / 1e6 for row in rows]
         axes.bar([row["round"] + shift for row in rows], megabytes, 0.4, label=way)
     axes.set(xlabel="round", ylabel="MB, all devices")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize=9)

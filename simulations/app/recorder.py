@@ -50,7 +50,6 @@ class Recorder:
         return scores
 
     def _progress(self, phase: str, done: int, total: int) -> None:
-        """Take note that ``done`` of ``total`` epochs of a phase are over."""
         now = time.monotonic()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now

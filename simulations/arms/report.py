@@ -39,6 +39,7 @@ class Comparison:
         self.seeds = sorted({seed for _, seed in results})
         scores = (name for result in results.values() for name in result["scores"])
         self.scores = list(dict.fromkeys(scores))
+        self._first = {key: result["scores"][self.scores[0]] for key, result in results.items()}
         names = [name for name in table.arms if any(arm == name for arm, _ in results)]
         self.summary = {name: self._summary(name) for name in names}
         curves = {name: self._curve(name) for name in names if table.arms[name].curve}
@@ -50,19 +51,15 @@ class Comparison:
 
     def gap_closed(self, score: float, seed: int) -> float | None:
         """Return which share of the way from the low arm to the high one a score lies at."""
-        low, high = (self._score(arm or "", seed) for arm in (self.table.low, self.table.high))
-        return reports.gap_closed(score, low, high)
-
-    def _score(self, name: str, seed: int) -> float | None:
-        result = self.results.get((name, seed))
-        return None if result is None else result["scores"][self.scores[0]]
+        ends = (self.table.low or "", self.table.high or "")
+        return reports.gap_closed(score, *(self._first.get((arm, seed)) for arm in ends))
 
     def _summary(self, name: str) -> dict[str, Any]:
         first, rows = self.scores[0], {}
         for seed in self.seeds:
             if result := self.results.get((name, seed)):
                 swing = largest_swing([each[first] for each in result["rounds"]])
-                gap = self.gap_closed(result["scores"][first], seed)
+                gap = self.gap_closed(self._first[name, seed], seed)
                 rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
         summary: dict[str, Any] = {"title": self.title(name)}
         for key in (*self.scores, *(key for _, key, _, _ in COSTS)):

@@ -35,6 +35,7 @@ from dccl_flower.simulations.jobs import Job, JobRunner, Progress, make_job
 from dccl_flower.simulations.run.runner import signals_as_interrupts
 from dccl_flower.simulations.search.report import markdown
 from dccl_flower.simulations.search.space import BOUND, Candidate, Space, load_space
+from dccl_flower.simulations.superlink import RunError
 
 RUN_CANDIDATE = "dccl_flower.simulations.search.search:run_candidate"
 SHARE, FINALISTS = 3, 5
@@ -156,9 +157,15 @@ def best_partners(
 
 
 def two_that_matter(ranked: Sequence[Candidate], space: Space) -> tuple[str, str]:
-    """Return the two best single strict changes that go together and add to one another."""
-    first, *others = [name for each in ranked for name in each.changes if name in space.changes]
-    return first, next(name for name in others if space.adds(name, (first,)))
+    """Return the two best single strict changes that go together and add to one another.
+
+    Raises RunError where no two came through that do.
+    """
+    names = [name for each in ranked for name in each.changes if name in space.changes]
+    for name in names[1:]:
+        if space.adds(name, names[:1]):
+            return names[0], name
+    raise RunError("no two changes that add to one another came through; search.md tells of each")
 
 
 def run_candidate(

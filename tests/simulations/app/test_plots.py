@@ -45,6 +45,9 @@ def test_axes_have_names_units_and_every_line_a_label(results, tmp_path, monkeyp
         *("accuracy", "accuracy cloud classes", "accuracy device classes"),
         *("cloud submodel alone", "mimic alone", "target: cloud submodel + 15 points"),
     ]
+    assert all(
+        float(tick).is_integer() for axes in (top, gap, bottom) for tick in axes.get_xticks()
+    )
     device_line = top.get_lines()[2]
     assert list(device_line.get_xdata()) == [1, 2, 3]
     assert list(device_line.get_ydata()) == pytest.approx([0.1, 0.2, 0.3])

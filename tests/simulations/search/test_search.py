@@ -8,6 +8,7 @@ from dccl_flower.simulations.jobs import Outcome
 from dccl_flower.simulations.search.report import markdown
 from dccl_flower.simulations.search.search import Search, num_jobs, two_that_matter
 from dccl_flower.simulations.search.space import Candidate, Space, load_space
+from dccl_flower.simulations.superlink import RunError
 
 SPACE = load_space("dc_ccl")
 BASE, POOL, CENTRAL = SPACE.base, SPACE.pool, SPACE.bounds
@@ -161,6 +162,11 @@ def test_a_candidate_that_fails_is_reported_and_left_behind(tmp_path):
     assert failed
     assert all("group norm" in row["changes"] for row in failed)
     assert "failed" in markdown(search.scored, load_conf("digits"), "dccl search digits")
+
+
+def test_a_search_of_which_nothing_comes_through_says_so(tmp_path):
+    with pytest.raises(RunError, match="no two changes that add to one another came through"):
+        searched(tmp_path, lambda conf: None, few_changes())
 
 
 def test_the_report_measures_the_gap_against_the_best_central_candidate(default_search):
