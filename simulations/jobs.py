@@ -21,7 +21,6 @@ from dccl_flower.simulations.app.run_folder import CONF_FILE
 from dccl_flower.simulations.superlink import RunError
 
 JOB_FILE, RESULT_FILE, LOG_FILE = "job.json", "result.json", "job.log"
-NOTE = "note: "  # begins a line of a job's output that its user should see
 FAILURE = "failed: "  # begins the line that tells the cause of a failure
 STOP_SECONDS = 60.0
 
@@ -56,7 +55,6 @@ class Outcome:
     result: dict[str, Any] | None
     error: str = ""
     seconds: float = 0.0
-    notes: tuple[str, ...] = ()
     log: str = ""
 
     @property
@@ -110,7 +108,9 @@ class JobRunner:
                 return Outcome(job, None, "interrupted")
             with job.log.open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "dccl_flower.simulations.job", job.folder],
+                    # Without -P, what lies in the user's working directory would hide our modules
+                    # and, by a stale egg-info, the methods.
+                    [sys.executable, "-P", "-m", "dccl_flower.simulations.job", job.folder],
                     # A thread that waits must not burn the core that another job needs.
                     env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
                     stdin=subprocess.DEVNULL,
@@ -123,14 +123,12 @@ class JobRunner:
         with self._lock:
             self._processes.discard(process)
         lines = job.log.read_text(errors="replace").strip().splitlines()
-        notes = tuple(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE))
-        result = job.result()
-        if result is not None:
-            return Outcome(job, result, notes=notes)
+        if (result := job.result()) is not None:
+            return Outcome(job, result)
         failures = [line.removeprefix(FAILURE) for line in lines if line.startswith(FAILURE)]
         said = (failures or lines or [f"ended with code {code}"])[-1].strip()
         cause, _, where = said.partition(" (log: ")
-        return Outcome(job, None, cause, notes=notes, log=where.removesuffix(")"))
+        return Outcome(job, None, cause, log=where.removesuffix(")"))
 
 
 class Progress:
@@ -143,9 +141,7 @@ class Progress:
         self._seconds: list[float] = []
 
     def ended(self, outcome: Outcome) -> None:
-        """Print its notes and a line with its first score; what was done before took no time."""
-        for note in outcome.notes:
-            self._say(note)
+        """Print a line with its first score; what was done before counts as no time."""
         self._left -= 1
         if outcome.seconds > 0:
             self._seconds.append(outcome.seconds)
@@ -175,8 +171,3 @@ def raise_failures(failures: Sequence[str]) -> None:
     if failures:
         others = f", and {len(failures) - 1} more failed" if len(failures) > 1 else ""
         raise RunError(f"{failures[0]}{others}")
-
-
-def note(text: str) -> None:
-    """Let a job tell its user something."""
-    print(f"{NOTE}{text}", flush=True)

@@ -1,4 +1,4 @@
-"""The process of a job, here in this one."""
+"""The process of a job: here in this one, and, the last test, in one of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dccl_flower.config import ConfError
 from dccl_flower.config_loading import dump_conf, load_conf
 from dccl_flower.simulations import job as job_module
 from dccl_flower.simulations.job import main, run_job
-from dccl_flower.simulations.jobs import make_job
+from dccl_flower.simulations.jobs import JobRunner, make_job
 from dccl_flower.simulations.superlink import RunError
 
 
@@ -84,3 +84,30 @@ def test_an_interrupt_is_no_failure_of_the_job(describe):
 
     with pytest.raises(KeyboardInterrupt):
         main(describe(interrupt))
+
+
+METHODS = """
+from dccl_flower.method import method_names
+
+def tell(*_):
+    return {"methods": method_names()}
+"""
+
+
+def test_what_lies_in_the_working_directory_hides_nothing_from_a_job(tmp_path, monkeypatch):
+    cwd, lib = tmp_path / "cwd", tmp_path / "lib"
+    for package in ("dccl_flower", "torch", "dccl_flower.egg-info"):
+        (cwd / package).mkdir(parents=True)
+        (cwd / package / "__init__.py").write_text("raise ImportError('a foreign module')")
+    (cwd / "dccl_flower.egg-info" / "PKG-INFO").write_text("Name: dccl-flower\nVersion: 0.0.1\n")
+    (cwd / "dccl_flower.egg-info" / "entry_points.txt").write_text("")
+    lib.mkdir()
+    (lib / "told.py").write_text(METHODS)
+    monkeypatch.setenv("PYTHONPATH", str(lib))
+    monkeypatch.chdir(cwd)
+    text = dump_conf(load_conf("digits"))
+    job = make_job("a job", tmp_path / "job", "k", text, "told:tell")
+    with JobRunner(1, lambda outcome: None) as runner:
+        (outcome,) = runner.run([job])
+    assert outcome.error == ""
+    assert set(outcome.result["methods"]) >= {"central", "dc_ccl", "fedavg", "heterofl"}

@@ -28,7 +28,7 @@ SOON = 20.0
 @pytest.fixture(autouse=True)
 def shell_as_python(tmp_path, monkeypatch):
     script = tmp_path / "python"
-    script.write_text('#!/bin/sh\nMODULE="$2" FOLDER="$3"\n. "$3/job.sh"\n')
+    script.write_text('#!/bin/sh\nMODULE="$3" FOLDER="$4"\n. "$4/job.sh"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(script))
 

@@ -54,8 +54,12 @@ def model_hash(folder, role):
 
 @pytest.fixture(scope="module")
 def by_dccl(tmp_path_factory):
-    """Two workers, ten nodes, from a directory that is not the project's."""
+    """Two workers, ten nodes, from a directory that is not the project's and holds its likes."""
     place = tmp_path_factory.mktemp("elsewhere")
+    for package in ("dccl_flower", "dccl_flower.egg-info", "flwr", "torch"):
+        (place / package).mkdir()
+        (place / package / "__init__.py").write_text("raise ImportError('a foreign module')")
+    (place / "dccl_flower.egg-info" / "PKG-INFO").write_text("Name: dccl-flower\nVersion: 0.0.1\n")
     done = dccl("digits", *SMALL, "--workers", "2", "--output", "out", cwd=place)
     assert done.returncode == 0, done.stderr
     return done, place / "out"
