@@ -7,7 +7,6 @@ import json
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import IO, Any
@@ -69,7 +68,7 @@ class SuperLink:
     faster is left as Flower has it; the user's own environment wins over that.
     """
 
-    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool = True) -> None:
+    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool) -> None:
         self._home = home
         self._log_path = log_path
         self._port = port
@@ -118,7 +117,7 @@ class SuperLink:
 
     def submit(self, app: Path, federation: dict[str, int | float | bool]) -> str:
         """Submit the app in a folder by ``flwr run`` and return the run id."""
-        settings = " ".join(f"{key}={_toml(value)}" for key, value in federation.items())
+        settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
         answer = self._flwr("run", str(app), "--federation-config", settings, "--format", "json")
         return str(answer["run-id"])
 
@@ -139,35 +138,29 @@ class SuperLink:
         return self._process.poll() is None
 
     def num_processes(self) -> int:
-        """Return how many processes live below the SuperLink; 0 once it is dead."""
-        return len(_descendants(self._process.pid)) if self.is_alive() else 0
+        """Return how many processes the SuperLink and its children are; 0 once it is dead."""
+        return len(family(self.pid)) if self.is_alive() else 0
 
     def stop(self) -> None:
         """End the SuperLink and everything it started, gently first."""
-        family = _descendants(self._process.pid)
-        if self._process.poll() is None:
-            family.append(psutil.Process(self._process.pid))
+        left = family(self.pid)
         for end in (psutil.Process.terminate, psutil.Process.kill):
-            for process in family:
-                try:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     end(process)
-                except psutil.NoSuchProcess:
-                    continue
-            _, family = psutil.wait_procs(family, timeout=STOP_SECONDS)
+            _, left = psutil.wait_procs(left, timeout=STOP_SECONDS)
         self._process.wait()
 
     def _wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if not self.is_alive():
                 raise FlowerError(f"the SuperLink ended with code {self._process.returncode}")
-            try:
-                with DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1):
-                    pass
-                if self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1).close()
+                if self.is_alive():  # so that it is not another's answer
                     return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
+            time.sleep(0.1)
         raise FlowerError(f"the SuperLink did not start within {START_SECONDS:.0f} s")
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
@@ -199,12 +192,10 @@ class SuperLink:
         )
 
 
-def _descendants(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """Return everything that a process started, and it as the last; nothing once it has gone."""
     try:
-        return psutil.Process(pid).children(recursive=True)
+        root = psutil.Process(pid)
+        return [*root.children(recursive=True), root]
     except psutil.NoSuchProcess:
         return []
-
-
-def _toml(value: int | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

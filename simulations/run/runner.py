@@ -47,8 +47,6 @@ overrides = ""
 output = {output}
 """
 
-
-Tell = Callable[[dict[str, Any]], None]
 OnEvent = Callable[[dict[str, Any], int], None]
 
 
@@ -73,7 +71,7 @@ def run_simulation(
     port: int,
     display: Display,
     app: App = OURS,
-    on_event: OnEvent | None = None,
+    on_event: OnEvent = lambda event, pid: None,
 ) -> None:
     """Run one experiment and leave its results in ``folder``.
 
@@ -85,27 +83,23 @@ def run_simulation(
     (folder / CONF_FILE).write_text(dump_conf(conf))
     log_path = folder / LOG_FILE
     display.note("starting Flower")
-    home_folder = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
-    with signals_as_interrupts(), home_folder as home:
-        app_folder = Path(home) / "app"
-        app_folder.mkdir()
-        (app_folder / "pyproject.toml").write_text(_app_toml(folder, app))
+    temporary = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
+    with signals_as_interrupts(), temporary as home:
         try:
             with SuperLink(Path(home), log_path, port, app.tuned) as superlink:
-
-                def tell(event: dict[str, Any]) -> None:
-                    display.show(event)
-                    if on_event is not None:
+                run_id = superlink.submit(_write_app(Path(home), folder, app), federation(conf))
+                try:
+                    for event in _events(superlink, run_id, EventReader(folder)):
+                        display.show(event)
                         on_event(event, superlink.pid)
-
-                _submit_and_follow(superlink, app_folder, conf, EventReader(folder), tell)
+                except RunError:
+                    superlink.append_app_log(run_id)
+                    raise
         except RunError as error:
-            told = f"{error} (log: {log_path})"
-            if isinstance(error, FlowerError) and (
-                cause := cause_in(log_path.read_text(errors="replace"))
-            ):
-                told = f"{cause}; {told}"
-            raise RunError(told) from error
+            log = log_path.read_text(errors="replace") if isinstance(error, FlowerError) else ""
+            cause = cause_in(log)
+            told = f"{cause}; {error}" if cause else str(error)
+            raise RunError(f"{told} (log: {log_path})") from error
 
 
 def federation(conf: Conf) -> dict[str, int | float | bool]:
@@ -123,19 +117,23 @@ def federation(conf: Conf) -> dict[str, int | float | bool]:
     return settings
 
 
-def _submit_and_follow(
-    superlink: SuperLink, app: Path, conf: Conf, reader: EventReader, tell: Tell
-) -> None:
-    run_id = superlink.submit(app, federation(conf))
-    try:
-        _follow(superlink, run_id, reader, tell)
-    except RunError:
-        superlink.append_app_log(run_id)
-        raise
+def _write_app(home: Path, folder: Path, app: App) -> Path:
+    """Write an app without code, as every process imports this package; return its folder."""
+    app_folder = home / "app"
+    app_folder.mkdir()
+    text = APP_TEMPLATE.format(
+        version=version("dccl-flower"),
+        server=app.server,
+        client=app.client,
+        conf=json.dumps(str(folder / CONF_FILE)),
+        output=json.dumps(str(folder)),
+    )
+    (app_folder / "pyproject.toml").write_text(text)
+    return app_folder
 
 
-def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) -> None:
-    """Tell of events until the run ends. Raises RunError with the cause where it failed."""
+def _events(superlink: SuperLink, run_id: str, reader: EventReader) -> Iterator[dict[str, Any]]:
+    """Yield events until the run ends. Raises RunError with the cause where it failed."""
     started = asked = time.monotonic()
     heard, lost_one, processes, ended = False, False, 0, ""
     while True:
@@ -143,7 +141,7 @@ def _follow(superlink: SuperLink, run_id: str, reader: EventReader, tell: Tell) 
             heard = True
             if event["event"] == "failed":
                 raise RunError(event["cause"])
-            tell(event)
+            yield event
             if event["event"] == "finished":
                 return
         if ended:  # and it has not said how itself
@@ -176,21 +174,9 @@ def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
     return f"Flower reports {status}: {told}"
 
 
-def _app_toml(folder: Path, app: App) -> str:
-    """Return the pyproject of an app without code: every process imports this package."""
-    return APP_TEMPLATE.format(
-        version=version("dccl-flower"),
-        server=app.server,
-        client=app.client,
-        conf=json.dumps(str(folder / CONF_FILE)),
-        output=json.dumps(str(folder)),
-    )
-
-
 @contextlib.contextmanager
 def signals_as_interrupts() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that nothing is left behind."""
-
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(number: int, frame: object) -> None:

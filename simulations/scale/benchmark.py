@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ from dccl_flower.simulations.scale.report import Row, markdown, ratios
 from dccl_flower.simulations.scale.workload import RoundCost, per_turn
 from dccl_flower.simulations.superlink import RunError, choose_port
 
-HERE = "dccl_flower.simulations"
-STOCK = App(f"{HERE}.scale.flower:server_app", f"{HERE}.scale.flower:client_app", tuned=False)
+HERE = "dccl_flower.simulations.scale"
+STOCK = App(f"{HERE}.flower:server_app", f"{HERE}.flower:client_app", tuned=False)
 APPS = {FLOWER: STOCK, DCCL: OURS}
-PREPARE = f"{HERE}.scale.loops:prepare_cloud"
-LOOPS = {BARE: f"{HERE}.scale.loops:measure", PFL: f"{HERE}.scale.pfl:measure"}
+PREPARE = f"{HERE}.loops:prepare_cloud"
+LOOPS = {BARE: f"{HERE}.loops:measure", PFL: f"{HERE}.pfl:measure"}
 
 
 def run_scale(
@@ -58,171 +58,120 @@ def run_scale(
     todo = {case: case_conf(case, conf_name, overrides, settings) for case in cases(settings)}
     for conf in todo.values():
         open_experiment(conf)
-    report = Report(folder, shlex.join(_command(conf_name, overrides, settings)))
+    command = _command(conf_name, overrides, settings)
+    rows: list[Row] = []
     with signals_as_interrupts(), ScaleDisplay(len(todo)) as display:
         try:
             for case, conf in todo.items():
                 display.begin(case.title)
-                rows = Measurement(case, conf, folder / "runs" / case.name, port, display).rows()
-                report.add(rows)
-                for row in rows:
+                found = Measurement(case, conf, folder / "runs" / case.name, port, display).rows()
+                rows += found
+                _write_report(rows, command, folder)
+                for row in found:
                     display.end(row)
         finally:  # half a benchmark is worth looking at too
-            report.draw()
-    report.raise_failures()
-    return report.text()
+            plot_scale(rows, folder / "scale.png")
+    raise_failures([f"{row['title']}: {row['error']}" for row in rows if "error" in row])
+    return markdown(rows, command)
 
 
-class Report:
-    """The rows so far, and the files that show them."""
-
-    def __init__(self, folder: Path, command: str) -> None:
-        self._folder = folder
-        self._command = command
-        self._rows: list[Row] = []
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """Take up rows and write everything but the plot."""
-        self._rows += rows
-        facts = {"command": self._command, "cores": os.cpu_count(), "versions": versions()}
-        content = {**facts, "ratios": ratios(self._rows), "rows": self._rows}
-        write_json(self._folder / "scale.json", content)
-        write_aside(self._folder / "scale.md", self.text())
-
-    def draw(self) -> None:
-        """Draw the plot, where there is something to draw."""
-        if any(row.get("later") for row in self._rows):
-            plot_scale(self._rows, self._folder / "scale.png")
-
-    def text(self) -> str:
-        """Return the report as Markdown."""
-        return markdown(self._rows, self._command)
-
-    def raise_failures(self) -> None:
-        """Raise RunError where measurements failed."""
-        raise_failures([f"{r['title']}: {r['error']}" for r in self._rows if "error" in r])
-
-
+@dataclass
 class Measurement:
     """One case, from its start to its rows."""
 
-    def __init__(
-        self, case: Case, conf: Conf, folder: Path, port: int | None, display: ScaleDisplay
-    ) -> None:
-        self._case = case
-        self._conf = conf
-        self._folder = folder
-        self._port = port
-        self._display = display
-        self._launched = 0.0
+    case: Case
+    conf: Conf
+    folder: Path
+    port: int | None
+    display: ScaleDisplay
 
     def rows(self) -> list[Row]:
         """Run the case. A failure makes a row that tells the cause."""
-        if self._case.system == PFL and not is_installed():
-            note = "not installed: pip install -r requirements-bench.txt"
-            return [self._row("none", {"note": note})]
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._launched = time.time()
+        system = self.case.system
+        if system == PFL and not is_installed():
+            return [_row(self.case, note="not installed: pip install -r requirements-bench.txt")]
+        shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            if self._case.system == BARE:  # which comes first: nobody's first turn waits for this
+            if system == BARE:  # which comes first: nobody's first turn waits for this
                 self._run_job(PREPARE)
-            if self._case.system in LOOPS:
-                return self._in_a_process()
-            return [self._through_flower()]
+            return self._in_a_process() if system in LOOPS else [self._through_flower(APPS[system])]
         except RunError as error:
-            return [self._row(self._case.control, {"error": str(error)})]
+            return [_row(self.case, error=str(error))]
 
     def _in_a_process(self) -> list[Row]:
-        outcome = self._run_job(LOOPS[self._case.system], threads=1)
-        self._launched = time.time() - outcome.seconds
-        result = outcome.result or {}
-        memory = {"worker_mb": result["rss_mb"]}
+        outcome = self._run_job(LOOPS[self.case.system], threads=1)
+        launched, result = time.time() - outcome.seconds, outcome.result or {}
+        waited, memory = result["first_turn_at"] - launched, {"worker_mb": result["rss_mb"]}
         return [
-            self._costs(
-                control, [RoundCost(**c) for c in costs], memory, float(result["first_turn_at"])
-            )
+            self._row(control, [RoundCost(**cost) for cost in costs], memory, waited)
             for control, costs in result["rounds"].items()
         ]
 
     def _run_job(self, function: str, **facts: int) -> Outcome:
-        folder = self._folder / function.rpartition(":")[-1]
-        text = dump_conf(self._conf)
-        job = make_job(self._case.title, folder, str(time.time()), text, function, **facts)
+        folder = self.folder / function.rpartition(":")[-1]
+        key, text = str(time.time()), dump_conf(self.conf)
+        job = make_job(self.case.title, folder, key, text, function, **facts)
         with JobRunner(1, lambda outcome: None) as runner:
             (outcome,) = runner.run([job])
         if outcome.result is None:
             raise RunError(outcome.failure)
         return outcome
 
-    def _through_flower(self) -> Row:
-        case, conf = self._case, self._conf
-        with tempfile.TemporaryDirectory(prefix="dccl-store-") as store:
-            conf.devices.store = store
-            with ExitStack() as stack:
-                listener = Listener(stack)
-                port, app = choose_port(self._port), APPS[case.system]
-                run_simulation(conf, self._folder, port, self._display, app, listener)
-            first_turn = _oldest(Path(store) if app is OURS else self._folder / FIRST_TURN)
-        meter = listener.meter
+    def _through_flower(self, app: App) -> Row:
+        launched = time.time()
+        rounds: list[dict[str, Any]] = []
+        meters: list[ProcessMeter] = []
+        with tempfile.TemporaryDirectory(prefix="dccl-store-") as store, ExitStack() as stack:
+
+            def hear(event: dict[str, Any], pid: int) -> None:
+                if not meters:  # from the first event on
+                    meters.append(stack.enter_context(ProcessMeter(pid)))
+                if event["event"] == "round":
+                    rounds.append(event)
+
+            self.conf.devices.store = store
+            port = choose_port(self.port)
+            run_simulation(self.conf, self.folder, port, self.display, app, hear)
+            first_turn = _oldest(Path(store) if app is OURS else self.folder / FIRST_TURN)
+        (meter,) = meters
         memory = {
             "driver_mb": meter.peak_mb(DRIVER),
             "worker_mb": meter.largest_mb(WORKER),
             "ray_mb": meter.peak_mb(RAY),
         }
-        return self._costs(case.control, round_costs(listener.rounds, meter), memory, first_turn)
+        waited = None if first_turn is None else first_turn - launched
+        return self._row(self.case.control, round_costs(rounds, meter), memory, waited)
 
-    def _costs(
+    def _row(
         self,
         control: str,
         costs: Sequence[RoundCost],
         memory: Mapping[str, float | None],
-        first_turn: float | None,
+        waited: float | None,
     ) -> Row:
         later = per_turn(costs[1:])
-        waited = None if first_turn is None else first_turn - self._launched
-        measured = {
-            "first": per_turn(costs[:1]),
-            "later": later,
-            "turns_per_s": None if later is None else 1 / later["wall_s"],
-            "mimic_share": self._mimic_share(control, later),
+        share = None if later is None else self._mimic_share(control, later["new_share"])
+        return _row(
+            replace(self.case, control=control),
+            first=per_turn(costs[:1]),
+            later=later,
+            turns_per_s=None if later is None else 1 / later["wall_s"],
+            mimic_share=share,
             **memory,
-            "seconds_to_first_turn": waited,
-            "rounds": [asdict(cost) for cost in costs],
-        }
-        return self._row(control, measured)
+            seconds_to_first_turn=waited,
+            rounds=[asdict(cost) for cost in costs],
+        )
 
-    def _mimic_share(self, control: str, later: Mapping[str, Any] | None) -> float | None:
+    def _mimic_share(self, control: str, new_share: float) -> float:
         """Return in which share of the later turns the mimic computes logits."""
-        if later is None or control != "mimic":
-            return None if later is None else 0.0
-        is_cached = self._conf.runtime.cache_logits and self._conf.data.augment == "none"
-        return float(later["new_share"]) if self._case.system == DCCL and is_cached else 1.0
-
-    def _row(self, control: str, measured: Mapping[str, Any]) -> Row:
-        case = replace(self._case, control=control)
-        return {**asdict(case), "title": case.title, **measured}
+        if control != "mimic":
+            return 0.0
+        is_cached = self.conf.runtime.cache_logits and self.conf.data.augment == "none"
+        return new_share if self.case.system == DCCL and is_cached else 1.0
 
 
-class Listener:
-    """Hear a run's events, and meter its processes from the first of them on."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.rounds: list[dict[str, Any]] = []
-        self._stack = stack
-        self._meter: ProcessMeter | None = None
-
-    def __call__(self, event: Mapping[str, Any], pid: int) -> None:
-        """Take note of an event of the run below the process ``pid``."""
-        if self._meter is None:
-            self._meter = self._stack.enter_context(ProcessMeter(pid))
-        if event["event"] == "round":
-            self.rounds.append(dict(event))
-
-    @property
-    def meter(self) -> ProcessMeter:
-        """The meter; there is one once an event has come."""
-        assert self._meter is not None
-        return self._meter
+def _row(case: Case, **measured: Any) -> Row:
+    return {**asdict(case), "title": case.title, **measured}
 
 
 def round_costs(events: Sequence[Mapping[str, Any]], meter: ProcessMeter) -> list[RoundCost]:
@@ -230,14 +179,15 @@ def round_costs(events: Sequence[Mapping[str, Any]], meter: ProcessMeter) -> lis
     costs: list[RoundCost] = []
     seen: set[int] = set()
     for place, event in enumerate(events):
-        began = events[place - 1]["time"] if place else event["time"] - event["seconds"]
+        ended = event["time"]
+        began = events[place - 1]["time"] if place else ended - event["seconds"]
         devices = event.get("devices", [])
-        turns = event.get("turns", len(devices))
         new = len(set(devices) - seen)
         seen.update(devices)
-        cpu = meter.cpu_at(event["time"]) - meter.cpu_at(began)
+        cpu = meter.cpu_at(ended) - meter.cpu_at(began)
         sent = event["bytes_down"] + event["bytes_up"]
-        costs.append(RoundCost(cpu, event["time"] - began, turns, new, sent))
+        turns = event.get("turns", len(devices))
+        costs.append(RoundCost(cpu, ended - began, turns, new, sent))
     return costs
 
 
@@ -247,11 +197,18 @@ def _oldest(path: Path) -> float | None:
     return min((each.stat().st_mtime for each in files if each.is_file()), default=None)
 
 
-def _command(conf_name: str, overrides: Sequence[str], settings: Settings) -> list[str]:
+def _write_report(rows: Sequence[Row], command: str, folder: Path) -> None:
+    facts = {"command": command, "cores": os.cpu_count(), "versions": versions()}
+    write_json(folder / "scale.json", {**facts, "ratios": ratios(rows), "rows": rows})
+    write_aside(folder / "scale.md", markdown(rows, command))
+
+
+def _command(conf_name: str, overrides: Sequence[str], settings: Settings) -> str:
     words = ["dccl", "scale", *overrides]
     words += [] if conf_name == "scale" else ["--conf", conf_name]
     words += ["--devices", ",".join(map(str, settings.devices))]
     words += ["--workers", ",".join(map(str, settings.workers))]
     words += [] if settings.cohort is None else ["--cohort", str(settings.cohort)]
     words += ["--rounds", str(settings.rounds), "--steps", str(settings.steps)]
-    return words + (["--skip", ",".join(sorted(settings.skip))] if settings.skip else [])
+    words += ["--skip", ",".join(sorted(settings.skip))] if settings.skip else []
+    return shlex.join(words)

@@ -17,7 +17,7 @@ SYSTEMS = {
 }
 SKIPPABLE = (PFL, FLOWER, "reference", "population")
 DEFAULT_COHORT = 50
-MAX_FLOWER_NODES = 1000
+MAX_FLOWER_NODES = 1000  # of stock Flower, where a device is a node
 MAX_NODES = 100
 # Among so many times more devices than a cohort takes, hardly one comes twice.
 FRESH_COHORTS = 100
@@ -58,8 +58,13 @@ class Case:
     @property
     def title(self) -> str:
         """The case in words."""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        return f"{system_title(self.system, self.control)}, {self.devices:,} devices, {workers}"
+        system = system_title(self.system, self.control)
+        return f"{system}, {self.devices:,} devices, {in_words(self.workers)}"
+
+
+def in_words(workers: int) -> str:
+    """Return how many workers train."""
+    return "1 worker" if workers == 1 else f"{workers} workers"
 
 
 def system_title(system: str, control: str) -> str:
@@ -107,8 +112,10 @@ def cases(settings: Settings) -> list[Case]:
     found = [Case(BARE, "none", reference, reference, 1)]
     if PFL not in settings.skip:
         found.append(Case(PFL, "none", reference, reference, 1))
-    if FLOWER not in settings.skip:
-        found += _flower_cases(settings)
+    if FLOWER not in settings.skip and reference <= MAX_FLOWER_NODES:
+        counts = sorted({min(count, MAX_FLOWER_NODES) for count in settings.devices})
+        found.append(Case(FLOWER, "none", reference, reference, settings.workers[0]))
+        found += _by_population(FLOWER, "none", counts, settings)
     if "reference" not in settings.skip:
         found += [
             Case(DCCL, control, count, reference, settings.workers[0])
@@ -116,11 +123,7 @@ def cases(settings: Settings) -> list[Case]:
             for control in ("mimic", "none")
         ]
     if "population" not in settings.skip:
-        found += [
-            Case(DCCL, "mimic", count, min(reference, count), workers)
-            for workers in settings.workers
-            for count in settings.devices
-        ]
+        found += _by_population(DCCL, "mimic", settings.devices, settings)
     return list(dict.fromkeys(found))
 
 
@@ -141,15 +144,11 @@ def case_conf(case: Case, conf_name: str, overrides: Sequence[str], settings: Se
     return load_conf(conf_name, [*overrides, *(f"{key}={to}" for key, to in changes.items())])
 
 
-def _flower_cases(settings: Settings) -> list[Case]:
-    """Return those of stock Flower, where a device is a node, of which it bears a thousand."""
-    reference = settings.reference
-    if reference > MAX_FLOWER_NODES:
-        return []
-    counts = sorted({min(count, MAX_FLOWER_NODES) for count in settings.devices})
-    found = [Case(FLOWER, "none", reference, reference, settings.workers[0])]
-    return found + [
-        Case(FLOWER, "none", count, min(reference, count), workers)
+def _by_population(
+    system: str, control: str, counts: Sequence[int], settings: Settings
+) -> list[Case]:
+    return [
+        Case(system, control, count, min(settings.reference, count), workers)
         for workers in settings.workers
         for count in counts
     ]

@@ -34,29 +34,26 @@ class ScaleDisplay(Display):
 
     def note(self, title: str) -> None:
         """Show what is being done now, on a terminal only."""
-        if self._progress is not None:
+        if self._is_live:
             self._advance(self._case, 0, None, title)
 
-    def _show_phase(self, event: dict[str, Any]) -> None:
-        if self._progress is not None:
-            done, total = event["done"], event["total"]
-            self._advance(self._case, done, total, f"{event['phase']} {done}/{total}")
+    def _show_phase(self, title: str, done: int, total: int, now: float) -> None:
+        if self._is_live:
+            self._advance(self._case, done, total, f"{title} {done}/{total}")
 
-    def _show_round(self, event: dict[str, Any]) -> None:
-        if self._progress is not None:
-            done, total = event["round"], event["total"]
-            self._advance(self._case, done, total, f"round {done}/{total}")
+    def _show_round(self, event: dict[str, Any], done: int, total: int) -> None:
+        self._show_phase("round", done, total, 0.0)
 
 
 def outcome(row: dict[str, Any]) -> str:
     """Return in one line what a row holds."""
-    title = row["title"]
     if "error" in row:
-        return f"{title}: failed: {row['error']}"
-    if "note" in row:
-        return f"{title}: {row['note']}"
-    later = row["later"]
-    if later is None:
-        return f"{title}: no later round"
-    cpu, wall = 1000 * later["cpu_s"], 1000 * later["wall_s"]
-    return f"{title}: {cpu:.1f} ms of CPU and {wall:.1f} ms a later turn"
+        told = f"failed: {row['error']}"
+    elif "note" in row:
+        told = row["note"]
+    elif (later := row["later"]) is None:
+        told = "no later round"
+    else:
+        cpu, wall = 1000 * later["cpu_s"], 1000 * later["wall_s"]
+        told = f"{cpu:.1f} ms of CPU and {wall:.1f} ms a later turn"
+    return f"{row['title']}: {told}"

@@ -6,7 +6,9 @@ The co-submodel alone, one device a node, a plain NumPyClient under Flower's own
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -75,55 +77,51 @@ def strategy(conf: Conf) -> FedAvg:
     )
 
 
+@dataclass
 class RoundEvents:
     """Flower's ``evaluate_fn``: says that a round is over, and scores nothing."""
 
-    def __init__(self, events: EventWriter, conf: Conf) -> None:
-        self._events = events
-        self._total = conf.rounds.count
-        self._cohort = conf.devices.per_round or conf.devices.count
-        self._began = time.monotonic()
+    events: EventWriter
+    conf: Conf
+    began: float = field(default_factory=time.monotonic)
 
     def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Write the event of a round; round 0 only starts the clock."""
         if server_round > 0:
-            sent = self._cohort * arrays.count_bytes()
-            self._events.write(
+            turns = self.conf.devices.per_round or self.conf.devices.count
+            sent = turns * arrays.count_bytes()
+            self.events.write(
                 "round",
                 round=server_round,
-                total=self._total,
-                seconds=time.monotonic() - self._began,
-                turns=self._cohort,
+                total=self.conf.rounds.count,
+                seconds=time.monotonic() - self.began,
+                turns=turns,
                 bytes_down=sent,
                 bytes_up=sent,
             )
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         return None
 
 
+@dataclass
 class PlainClient(NumPyClient):
     """A device that trains what it is sent on its own samples."""
 
-    def __init__(self, net: nn.Module, loader: DataLoader[Any], rounds: RoundsConf) -> None:
-        self._net = net
-        self._loader = loader
-        self._rounds = rounds
+    net: nn.Module
+    loader: DataLoader[Any]
+    rounds: RoundsConf
 
     def fit(self, parameters: Arrays, config: dict[str, Any]) -> tuple[Arrays, int, dict[str, Any]]:
         """Take a round's steps and return the weights and the sample count."""
-        set_weights(self._net, parameters)
-        self._net.train()
-        optimizer = sgd(self._net, self._rounds)
-        steps = 0
-        while steps < self._rounds.local_steps:
-            for images, labels in self._loader:
-                if steps == self._rounds.local_steps:
-                    break
-                optimizer.zero_grad()
-                functional.cross_entropy(self._net(images), labels).backward()
-                optimizer.step()
-                steps += 1
-        return get_weights(self._net), len(self._loader.dataset), {}  # type: ignore[arg-type]
+        set_weights(self.net, parameters)
+        self.net.train()
+        optimizer = sgd(self.net, self.rounds)
+        epochs = chain.from_iterable(repeat(self.loader))
+        for images, labels in islice(epochs, self.rounds.local_steps):
+            optimizer.zero_grad()
+            functional.cross_entropy(self.net(images), labels).backward()
+            optimizer.step()
+        return get_weights(self.net), len(self.loader.dataset), {}  # type: ignore[arg-type]
 
 
 def get_weights(net: nn.Module) -> Arrays:
@@ -146,8 +144,8 @@ def client_fn(context: Context) -> Client:
     if not first_turn.exists():
         first_turn.touch()
     rounds = experiment.conf.rounds
-    samples = TensorDataset(*device_samples(experiment, int(context.node_config["partition-id"])))
     size = rounds.device_batch_size
+    samples = TensorDataset(*device_samples(experiment, int(context.node_config["partition-id"])))
     loader = DataLoader(samples, size, shuffle=True, drop_last=len(samples) > size)
     return PlainClient(_net(conf_path), loader, rounds).to_client()
 

@@ -6,10 +6,9 @@ One process, one thread, everything in memory: the least that the same steps can
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,14 +18,13 @@ from dccl_flower.experiment import Experiment
 from dccl_flower.method import Method, find_method
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.scale.workload import (
-    RoundCost,
+    RoundMeter,
     co_submodel,
     device_samples,
     draw_cohort,
+    process_costs,
     sgd,
 )
-
-Samples = tuple[Tensor, Tensor]
 
 
 def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
@@ -55,26 +53,23 @@ def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:
     co = co_submodel(experiment)
     state = {name: tensor.clone() for name, tensor in co.state_dict().items()}
     rounds = experiment.conf.rounds
-    costs: dict[str, list[dict[str, Any]]] = {"none": [], "mimic": []}
+    controls = {"none": None, "mimic": mimic}
+    meters = {control: RoundMeter(experiment.cohort_size) for control in controls}
     first_turn_at = time.time()
     for server_round in range(1, rounds.count + 1):
         cohort = [device_samples(experiment, d) for d in draw_cohort(experiment, server_round)]
-        for control, module in (("none", None), ("mimic", mimic)):
-            cpu, wall = time.process_time(), time.perf_counter()
+        for control, module in controls.items():
+            meters[control].begin()
             for samples in cohort:
                 take_turn(co, state, samples, rounds, module)
-            cost = RoundCost(
-                time.process_time() - cpu, time.perf_counter() - wall, len(cohort), len(cohort)
-            )
-            costs[control].append(asdict(cost))
-    rss = psutil.Process().memory_info().rss / 1e6
-    return {"rounds": costs, "first_turn_at": first_turn_at, "rss_mb": rss}
+            meters[control].end_round()
+    return process_costs({name: meter.costs for name, meter in meters.items()}, first_turn_at)
 
 
 def take_turn(
     co: nn.Module,
     state: dict[str, Tensor],
-    samples: Samples,
+    samples: tuple[Tensor, Tensor],
     rounds: RoundsConf,
     control: nn.Module | None = None,
 ) -> dict[str, Tensor]:

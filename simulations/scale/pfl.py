@@ -8,22 +8,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.experiment import Experiment
 from dccl_flower.simulations.scale.workload import (
-    RoundCost,
+    RoundMeter,
     co_submodel,
     device_samples,
     draw_cohort,
+    process_costs,
 )
 
 NEVER = 10**9
@@ -50,8 +50,7 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     from pfl.metrics import Metrics
     from pfl.model.pytorch import PyTorchModel
 
-    conf, rounds = experiment.conf, experiment.conf.rounds
-    cohort = conf.devices.per_round or conf.devices.count
+    rounds, cohort = experiment.conf.rounds, experiment.cohort_size
     meter = RoundMeter(cohort)
 
     class EndOfRound(TrainingProcessCallback):  # type: ignore[misc, type-arg, unused-ignore]
@@ -65,7 +64,8 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
         partial(torch.optim.SGD, momentum=rounds.momentum, weight_decay=rounds.weight_decay),
         torch.optim.SGD(module.parameters(), lr=1.0),
     )
-    devices = FederatedDataset(dataset_maker(experiment), cohort_sampler(experiment))
+    devices = FederatedDataset(partial(pfl_dataset, experiment), cohort_sampler(experiment))
+    first_turn_at = time.time()
     meter.begin()
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
@@ -84,11 +84,7 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
         model_eval_params=NNEvalHyperParams(local_batch_size=None),
         callbacks=[EndOfRound()],
     )
-    return {
-        "rounds": {"none": [asdict(cost) for cost in meter.costs[1:]]},
-        "first_turn_at": meter.began_at,
-        "rss_mb": psutil.Process().memory_info().rss / 1e6,
-    }
+    return process_costs({"none": meter.costs[1:]}, first_turn_at)
 
 
 class PflModule(nn.Module):
@@ -117,55 +113,20 @@ class PflModule(nn.Module):
         return {"loss": Weighted(total, len(labels))}
 
 
-class RoundMeter:
-    """Cut this process's time into rounds of ``turns`` turns."""
-
-    def __init__(self, turns: int) -> None:
-        self.costs: list[RoundCost] = []
-        self.began_at = 0.0
-        self._turns = turns
-        self._cpu = self._wall = 0.0
-
-    def begin(self) -> None:
-        """Begin the first round."""
-        self.began_at = time.time()
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def end_round(self) -> None:
-        """End a round and begin the next."""
-        cpu, wall = time.process_time(), time.perf_counter()
-        self.costs.append(RoundCost(cpu - self._cpu, wall - self._wall, self._turns, self._turns))
-        self._cpu, self._wall = cpu, wall
-
-
-def dataset_maker(experiment: Experiment) -> Callable[[int], Any]:
-    """Return what makes a device's pfl dataset, of as many samples as its steps take.
+def pfl_dataset(experiment: Experiment, device: int) -> Any:
+    """Return a device's dataset as pfl has them, of as many samples as its steps take.
 
     pfl takes samples in order, epoch after epoch, and stops at the end of one.
     """
     from pfl.data.dataset import Dataset
 
     rounds = experiment.conf.rounds
-    needed = rounds.local_steps * rounds.device_batch_size
-
-    def make(device: int) -> Dataset:
-        images, labels = device_samples(experiment, device)
-        chosen = torch.arange(needed) % len(labels)
-        return Dataset(raw_data=[images[chosen], labels[chosen]], user_id=str(device))
-
-    return make
+    images, labels = device_samples(experiment, device)
+    chosen = torch.arange(rounds.local_steps * rounds.device_batch_size) % len(labels)
+    return Dataset(raw_data=[images[chosen], labels[chosen]], user_id=str(device))
 
 
 def cohort_sampler(experiment: Experiment) -> Callable[[], int]:
     """Return what gives pfl one device after the other, cohort by cohort."""
-    waiting: list[int] = []
-    drawn = 0
-
-    def sample() -> int:
-        nonlocal drawn
-        if not waiting:
-            drawn += 1
-            waiting.extend(draw_cohort(experiment, drawn))
-        return waiting.pop()
-
-    return sample
+    devices = (d for number in count(1) for d in reversed(draw_cohort(experiment, number)))
+    return partial(next, devices)

@@ -10,28 +10,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dccl_flower.simulations.figures import save_figure
-from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, system_title
-from dccl_flower.simulations.scale.report import Row
+from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, in_words, system_title
+from dccl_flower.simulations.scale.report import Row, measured
 
+# Label, key of a row, factor.
 PANELS = (
-    ("CPU-ms a later turn", lambda row: 1000 * row["later"]["cpu_s"]),
-    ("device-turns a second", lambda row: row["turns_per_s"]),
-    ("MB of the largest worker", lambda row: row["worker_mb"]),
+    ("CPU-ms a later turn", "later.cpu_s", 1000),
+    ("device-turns a second", "turns_per_s", 1),
+    ("MB of the largest worker", "worker_mb", 1),
 )
 COLOURS = {DCCL: "C0", FLOWER: "C1", PFL: "C2", BARE: "0.3"}
 MARKERS = {1: "o", 2: "s"}
+Kind = tuple[str, str, int]
 
 
 def plot_scale(rows: Sequence[Row], path: Path) -> None:
-    """Draw each system's curves over the population; those of one process as lines across."""
-    measured = [row for row in rows if row.get("later")]
+    """Draw each system's curves over the population; those of one process as lines across.
+
+    Where nothing has been measured, there is no plot.
+    """
+    kinds: dict[Kind, list[Row]] = {}
+    for row in (row for row in rows if row.get("later")):
+        kinds.setdefault((row["system"], row["control"], row["workers"]), []).append(row)
+    if not kinds:
+        return
     figure = Figure(figsize=(14, 5), layout="constrained")
     panels = figure.subplots(1, 3)
-    for axes, (label, value_of) in zip(panels, PANELS, strict=True):
-        for system, control, workers in dict.fromkeys(_kind(row) for row in measured):
-            of_kind = [row for row in measured if _kind(row) == (system, control, workers)]
-            points = sorted((row["devices"], value_of(row)) for row in of_kind)
-            _draw(axes, system, control, workers, points)
+    for axes, (label, key, factor) in zip(panels, PANELS, strict=True):
+        for kind, of_kind in kinds.items():
+            points = sorted((row["devices"], factor * measured(row, key)) for row in of_kind)
+            _draw(axes, kind, [point for point in points if not math.isnan(point[1])])
         axes.set_xlabel("devices")
         axes.set_ylabel(label)
         axes.set_xscale("log")
@@ -51,22 +59,15 @@ def _at_least_a_decade(axes: Axes) -> None:
     axes.set_ylim(low / factor, high * factor)
 
 
-def _kind(row: Row) -> tuple[str, str, int]:
-    return row["system"], row["control"], row["workers"]
-
-
-def _draw(
-    axes: Axes, system: str, control: str, workers: int, points: Sequence[tuple[int, float | None]]
-) -> None:
-    known = [(devices, value) for devices, value in points if value is not None]
-    if not known:
+def _draw(axes: Axes, kind: Kind, points: Sequence[tuple[int, float]]) -> None:
+    if not points:
         return
-    title, colour = system_title(system, control), COLOURS[system]
+    system, control, workers = kind
     line = "--" if (control == "mimic") == (system == BARE) else "-"
+    title, colour = system_title(system, control), COLOURS[system]
+    devices, values = zip(*points, strict=True)
     if system in (BARE, PFL):
-        axes.axhline(known[0][1], color=colour, linestyle=line, linewidth=1.2, label=title)
-        return
-    label = f"{title}, {workers} worker{'s' if workers > 1 else ''}"
-    devices, values = zip(*known, strict=True)
-    marker = MARKERS.get(workers, "^")
-    axes.plot(devices, values, color=colour, linestyle=line, marker=marker, label=label)
+        axes.axhline(values[0], color=colour, linestyle=line, linewidth=1.2, label=title)
+    else:
+        label, marker = f"{title}, {in_words(workers)}", MARKERS.get(workers, "^")
+        axes.plot(devices, values, color=colour, linestyle=line, marker=marker, label=label)

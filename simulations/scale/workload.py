@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,37 @@ class RoundCost:
     turns: int
     new: int = 0
     bytes: int = 0
+
+
+class RoundMeter:
+    """Cut this process's time into rounds of ``turns`` turns, each of a new device."""
+
+    def __init__(self, turns: int) -> None:
+        self.costs: list[RoundCost] = []
+        self._turns = turns
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a round."""
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def end_round(self) -> None:
+        """End a round and begin the next."""
+        cpu, wall = self._cpu, self._wall
+        self.begin()
+        cost = RoundCost(self._cpu - cpu, self._wall - wall, self._turns, self._turns)
+        self.costs.append(cost)
+
+
+def process_costs(
+    rounds: Mapping[str, Sequence[RoundCost]], first_turn_at: float
+) -> dict[str, Any]:
+    """Return what a job gives back that took its turns in this process: rounds are by control."""
+    return {
+        "rounds": {control: [asdict(cost) for cost in costs] for control, costs in rounds.items()},
+        "first_turn_at": first_turn_at,
+        "rss_mb": psutil.Process().memory_info().rss / 1e6,
+    }
 
 
 def per_turn(costs: Sequence[RoundCost]) -> dict[str, Any] | None:
@@ -62,8 +95,9 @@ def draw_cohort(experiment: Experiment, server_round: int) -> list[int]:
     """Return the devices of one round."""
     conf = experiment.conf
     draw = numpy_generator(conf.seed, "scale", "round", server_round)
-    size = conf.devices.per_round or conf.devices.count
-    chosen: list[int] = draw.choice(conf.devices.count, size, replace=False).tolist()
+    chosen: list[int] = draw.choice(
+        conf.devices.count, experiment.cohort_size, replace=False
+    ).tolist()
     return chosen
 
 

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack
 
 import pytest
 
 from dccl_flower.simulations.scale import benchmark as scale
-from dccl_flower.simulations.scale.benchmark import Listener, Measurement, round_costs, run_scale
+from dccl_flower.simulations.scale.benchmark import Measurement, round_costs, run_scale
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, Case, Settings, case_conf
 from dccl_flower.simulations.scale.display import ScaleDisplay
-from dccl_flower.simulations.scale.process_meter import ProcessMeter
 from dccl_flower.simulations.scale.workload import RoundCost
 from dccl_flower.simulations.superlink import RunError
 
@@ -19,6 +17,12 @@ SETTINGS = Settings(devices=(5,), workers=(1,), cohort=3, rounds=3, skip=frozens
 
 class LinearMeter:
     """Two CPU-seconds a second since the epoch."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def cpu_at(self, moment):
         return 2 * moment
@@ -52,7 +56,13 @@ def measurement(system, tmp_path, control="mimic", overrides=()):
 
 
 @pytest.fixture
-def flower(monkeypatch):
+def metered():
+    """The processes that a meter was started for."""
+    return []
+
+
+@pytest.fixture
+def flower(monkeypatch, metered):
     """A run through Flower that leaves a device's file in its store and tells of three rounds."""
     runs = []
 
@@ -64,10 +74,14 @@ def flower(monkeypatch):
             path = scale.Path(conf.devices.store) / "devices" / name
             path.touch()
             os.utime(path, (moment, moment))
-        listener._meter = LinearMeter()
-        for each in EVENTS:
-            listener(each, 1)
+        for each in [{"event": "started"}, *EVENTS]:
+            listener(each, 42)
 
+    def meter(pid):
+        metered.append(pid)
+        return LinearMeter()
+
+    monkeypatch.setattr(scale, "ProcessMeter", meter)
     monkeypatch.setattr(scale, "run_simulation", run)
     monkeypatch.setattr(scale.time, "time", lambda: 1000.0)
     return runs
@@ -159,22 +173,12 @@ def no_preparation(run_job):
     return run
 
 
-def test_the_first_event_starts_the_meter(monkeypatch):
-    pids = []
-
-    class Meter(ProcessMeter):
-        def __init__(self, pid):
-            pids.append(pid)
-            super().__init__(os.getpid())
-
-    monkeypatch.setattr(scale, "ProcessMeter", Meter)
-    with ExitStack() as stack:
-        listener = Listener(stack)
-        listener({"event": "started"}, 42)
-        listener(EVENTS[0], 42)
-    assert pids == [42]
-    assert listener.rounds == EVENTS[:1]
-    assert listener.meter.peak_mb("driver") > 1
+def test_the_first_event_starts_the_meter_of_the_process_below_which_all_runs(
+    flower, metered, tmp_path
+):
+    (row,) = measurement(DCCL, tmp_path).rows()
+    assert metered == [42]
+    assert len(row["rounds"]) == len(EVENTS)
 
 
 def measured(case, cpu=0.1):
@@ -191,7 +195,7 @@ def test_everything_is_written_after_each_measurement(monkeypatch, tmp_path):
     def rows(self):
         path = tmp_path / "scale.json"
         seen.append(len(json.loads(path.read_text())["rows"]) if path.exists() else 0)
-        return [measured(self._case)]
+        return [measured(self.case)]
 
     monkeypatch.setattr(Measurement, "rows", rows)
     text = run_scale("digits", [], SETTINGS, tmp_path, None)
@@ -207,9 +211,9 @@ def test_everything_is_written_after_each_measurement(monkeypatch, tmp_path):
 
 def test_an_interrupt_keeps_what_there_is(monkeypatch, tmp_path):
     def rows(self):
-        if self._case.system != BARE:
+        if self.case.system != BARE:
             raise KeyboardInterrupt
-        return [measured(self._case)]
+        return [measured(self.case)]
 
     monkeypatch.setattr(Measurement, "rows", rows)
     with pytest.raises(KeyboardInterrupt):
@@ -220,8 +224,8 @@ def test_an_interrupt_keeps_what_there_is(monkeypatch, tmp_path):
 
 def test_failures_are_told_at_the_end(monkeypatch, tmp_path):
     def rows(self):
-        row = measured(self._case)
-        if self._case.system == FLOWER:
+        row = measured(self.case)
+        if self.case.system == FLOWER:
             del row["later"]
             row["error"] = "it died"
         return [row]

@@ -21,6 +21,7 @@ from dccl_flower.simulations.scale.flower import (
     PlainClient,
     RoundEvents,
     client_app,
+    client_fn,
     get_weights,
     set_weights,
     strategy,
@@ -96,8 +97,6 @@ def test_flowers_own_strategy_and_client_understand_each_other(run_config):
 
 
 def test_the_first_turn_leaves_its_time_and_later_ones_leave_that_alone(run_config, tmp_path):
-    from dccl_flower.simulations.scale.flower import client_fn
-
     context = Context(1, 1, {"partition-id": 0}, RecordDict(), run_config)
     client_fn(context)
     written = (tmp_path / FIRST_TURN).stat().st_mtime_ns

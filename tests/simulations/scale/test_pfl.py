@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +7,7 @@ from torch import nn
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.scale import pfl as scale_pfl
-from dccl_flower.simulations.scale.pfl import PflModule, RoundMeter, cohort_sampler
+from dccl_flower.simulations.scale.pfl import PflModule, cohort_sampler
 from dccl_flower.simulations.scale.workload import draw_cohort
 
 SMALL = ["devices.per_round=3", "rounds.count=2", "rounds.local_steps=2"]
@@ -36,17 +34,6 @@ def test_a_module_has_the_loss_and_mode_that_pfl_asks_for():
     assert module.training
     module.loss(images, labels, eval=True)
     assert not module.training
-
-
-def test_rounds_are_cut_where_they_end(monkeypatch):
-    cpu, wall = itertools.count(10.0, 2.0), itertools.count(100.0, 3.0)
-    monkeypatch.setattr(scale_pfl.time, "process_time", lambda: next(cpu))
-    monkeypatch.setattr(scale_pfl.time, "perf_counter", lambda: next(wall))
-    meter = RoundMeter(5)
-    meter.begin()
-    meter.end_round()
-    meter.end_round()
-    assert [(cost.cpu, cost.wall, cost.turns) for cost in meter.costs] == [(2, 3, 5)] * 2
 
 
 def test_pfl_takes_the_same_steps(experiment, monkeypatch):

@@ -57,7 +57,7 @@ def sampled(monkeypatch):
     def sample(*families):
         meter = ProcessMeter(1)
         for place, family in enumerate(families, start=1):
-            monkeypatch.setattr(process_meter, "_family", lambda pid, family=family: family)
+            monkeypatch.setattr(process_meter, "family", lambda pid, family=family: family)
             monkeypatch.setattr(process_meter.time, "time", lambda place=place: 10.0 * place)
             meter._sample()
         return meter

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL
@@ -69,7 +71,7 @@ def test_populations_are_held_against_a_hundred_devices_of_as_many_workers(rows)
 def test_the_same_steps_count_as_many_passes_of_the_mimic(rows):
     assert same_steps(rows[9], rows) == pytest.approx(0.110)
     assert same_steps(rows[3], rows) == pytest.approx(0.100)
-    assert same_steps(rows[3], rows[1:]) is None
+    assert math.isnan(same_steps(rows[3], rows[1:]))
 
 
 def test_goals_stand_beside_what_was_measured(rows):
@@ -85,6 +87,14 @@ def test_what_is_missing_is_no_number(rows):
     failed = {**rows[4], "error": "lost"}
     del failed["later"]
     assert by_name([rows[0], failed])["turn / bare loop of the same steps"] is None
+
+
+def test_a_population_that_failed_is_no_number_either(rows):
+    failed = {**rows[10], "error": "lost"}
+    del failed["later"]
+    found = by_name([*rows[:10], failed])
+    assert found["turn at 10,000 devices / at 100, 1 worker"] is None
+    assert "| DC-CCL | 10,000 | 50 | 1 | failed |" in markdown([*rows[:10], failed], "c")
 
 
 def test_ratios_come_before_the_table_and_the_command_before_both(rows):

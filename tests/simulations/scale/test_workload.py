@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -8,8 +10,10 @@ from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.config_loading import load_conf
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.experiment import open_experiment
+from dccl_flower.simulations.scale import workload
 from dccl_flower.simulations.scale.workload import (
     RoundCost,
+    RoundMeter,
     co_submodel,
     device_samples,
     draw_cohort,
@@ -33,6 +37,17 @@ def test_a_turn_costs_the_mean_of_all_turns():
         "turns": 8,
     }
     assert per_turn([]) is None
+
+
+def test_rounds_are_cut_where_they_end(monkeypatch):
+    cpu, wall = itertools.count(10.0, 2.0), itertools.count(100.0, 3.0)
+    monkeypatch.setattr(workload.time, "process_time", lambda: next(cpu))
+    monkeypatch.setattr(workload.time, "perf_counter", lambda: next(wall))
+    meter = RoundMeter(5)
+    meter.begin()
+    meter.end_round()
+    meter.end_round()
+    assert [(cost.cpu, cost.wall, cost.turns) for cost in meter.costs] == [(2, 3, 5)] * 2
 
 
 def test_the_co_submodel_is_that_of_the_devices_with_weights(experiment):
