@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from dccl_flower.config import ConfError
@@ -35,19 +35,17 @@ def child_environment() -> dict[str, str]:
 
     Raises ConfError where no temporary folder can be used.
     """
-    kept = {name: value for name, value in os.environ.items() if _is_kept(name, value)}
-    if "PYTHONPATH" in kept:
-        folders = kept["PYTHONPATH"].split(os.pathsep)
-        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
-    path = kept.get("PATH") or os.defpath
-    return {
-        **kept,
-        **_no_proxy_for_loopback(os.environ),
-        **_temporary_folders(os.environ),
-        # Flower starts its own commands by name, wherever ours was started from.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), path]),
-        "DCCL_CACHE": str(cache_root()),
-    }
+    child = {name: value for name, value in os.environ.items() if _is_kept(name, value)}
+    if "PYTHONPATH" in child:
+        folders = child["PYTHONPATH"].split(os.pathsep)
+        child["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+    # Flower starts its own commands by name, wherever ours was started from.
+    own = str(Path(sys.executable).parent)
+    child["PATH"] = os.pathsep.join([own, child.get("PATH") or os.defpath])
+    child["DCCL_CACHE"] = str(cache_root())
+    child["no_proxy"] = child["NO_PROXY"] = _no_proxy()
+    child["TMPDIR"], child["RAY_TMPDIR"] = _temporary_folders()
+    return child
 
 
 def _is_kept(name: str, value: str) -> bool:
@@ -63,31 +61,31 @@ def _is_kept(name: str, value: str) -> bool:
     return name not in DROPPED and not name.startswith("FLWR_")
 
 
-def _no_proxy_for_loopback(given: Mapping[str, str]) -> dict[str, str]:
-    hosts = given.get("no_proxy") or given.get("NO_PROXY") or ""
-    if hosts.strip() != "*":  # urllib heeds the star only where it stands alone
-        # Flower's client cannot be made where a host stands in brackets.
-        names = (host.strip().strip("[]") for host in hosts.split(","))
-        hosts = ",".join(dict.fromkeys([*filter(None, names), *LOOPBACK]))
-    return {"no_proxy": hosts, "NO_PROXY": hosts}
+def _no_proxy() -> str:
+    hosts = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if hosts.strip() == "*":  # urllib heeds the star only where it stands alone
+        return hosts
+    # Flower's client cannot be made where a host stands in brackets.
+    names = (host.strip().strip("[]") for host in hosts.split(","))
+    return ",".join(dict.fromkeys([*filter(None, names), *LOOPBACK]))
 
 
-def _temporary_folders(given: Mapping[str, str]) -> dict[str, str]:
+def _temporary_folders() -> tuple[str, str]:
     """Return Python's temporary folder, which falls back by itself, and one that suits Ray."""
     try:
         usual = tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise ConfError(f"TMPDIR={given.get('TMPDIR', '')}: {error.strerror}") from error
-    for folder in _ray_folders(given, usual):
+        raise ConfError(f"TMPDIR={os.environ.get('TMPDIR', '')}: {error.strerror}") from error
+    for folder in _ray_folders(usual):
         if len(os.fsencode(folder)) <= LONGEST_RAY_FOLDER and os.access(folder, os.W_OK | os.X_OK):
-            return {"TMPDIR": usual, "RAY_TMPDIR": folder}
+            return usual, folder
     raise ConfError(
         f"TMPDIR={usual}: too long for Ray's sockets; expected at most {LONGEST_RAY_FOLDER} bytes"
     )
 
 
-def _ray_folders(given: Mapping[str, str], usual: str) -> Iterator[str]:
-    if chosen := given.get("RAY_TMPDIR"):
+def _ray_folders(usual: str) -> Iterator[str]:
+    if chosen := os.environ.get("RAY_TMPDIR"):
         yield os.path.abspath(chosen)
     # Batch systems give each job a folder deep down; its sockets fit below the short ones.
     yield from (usual, "/tmp", "/var/tmp")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dccl_flower.files import write_json
 from dccl_flower.simulations.app.run_folder import CONF_FILE
@@ -73,7 +73,7 @@ class JobRunner:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._is_stopping = False
 
-    def __enter__(self) -> JobRunner:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,9 +122,9 @@ class JobRunner:
         code = process.wait()
         with self._lock:
             self._processes.discard(process)
-        lines = job.log.read_text(errors="replace").strip().splitlines()
         if (result := job.result()) is not None:
             return Outcome(job, result)
+        lines = job.log.read_text(errors="replace").strip().splitlines()
         failures = [line.removeprefix(FAILURE) for line in lines if line.startswith(FAILURE)]
         said = (failures or lines or [f"ended with code {code}"])[-1].strip()
         cause, _, where = said.partition(" (log: ")

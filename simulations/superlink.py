@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import psutil
 
@@ -34,7 +34,6 @@ FASTER = {
 CONNECTION = """\
 [superlink]
 default = "own"
-
 [superlink.own]
 address = "127.0.0.1:{port}"
 insecure = true
@@ -69,10 +68,11 @@ class SuperLink:
     """
 
     def __init__(self, home: Path, log_path: Path, port: int, tuned: bool) -> None:
-        self._home = home
         self._log_path = log_path
         self._port = port
-        self._environment = {
+        # flwr starts a SuperLink of its own where it finds none, unless it is given an address.
+        (home / "config.toml").write_text(CONNECTION.format(port=port))
+        environment = {
             **(FASTER if tuned else {}),
             **child_environment(),
             "FLWR_HOME": str(home.resolve()),
@@ -81,25 +81,16 @@ class SuperLink:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         }
+        self._place: Any = {"cwd": home, "env": environment, "stdin": subprocess.DEVNULL}
 
-    def __enter__(self) -> SuperLink:
-        # flwr starts a SuperLink of its own where it finds none, unless it is given an address.
-        (self._home / "config.toml").write_text(CONNECTION.format(port=self._port))
-        command = [
-            "flower-superlink",
-            *("--insecure", "--simulation", "--isolation", "subprocess"),
-            *("--host", LOCALHOST, "--port", str(self._port)),
-        ]
+    def __enter__(self) -> Self:
+        command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
+        command += ["--host", LOCALHOST, "--port", str(self._port)]
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
-                cwd=self._home,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, **self._place, stdout=log, stderr=log, start_new_session=True
             )
+        self.pid = self._process.pid
         try:
             self._wait_until_healthy()
         except BaseException:
@@ -110,13 +101,9 @@ class SuperLink:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    @property
-    def pid(self) -> int:
-        """The process id, below which all that belongs to its runs lives."""
-        return self._process.pid
-
-    def submit(self, app: Path, federation: dict[str, int | float | bool]) -> str:
+    def submit(self, app: Path, federation: dict[str, float]) -> str:
         """Submit the app in a folder by ``flwr run`` and return the run id."""
+        # JSON writes numbers and truth values as TOML does.
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
         answer = self._flwr("run", str(app), "--federation-config", settings, "--format", "json")
         return str(answer["run-id"])
@@ -131,7 +118,7 @@ class SuperLink:
         """Append what server and clients logged, tracebacks included, to the SuperLink's log."""
         with self._log_path.open("ab") as log, contextlib.suppress(subprocess.TimeoutExpired):
             # The stream ends with the run, which may take its time or hang.
-            self._call("log", run_id, "--stream", stdout=log, timeout=LOG_SECONDS)
+            self._call(LOG_SECONDS, log, "log", run_id, "--stream")
 
     def is_alive(self) -> bool:
         """Tell whether the SuperLink itself runs."""
@@ -165,7 +152,7 @@ class SuperLink:
 
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
-            printed = self._call(*arguments).stdout.decode()
+            printed = self._call(COMMAND_SECONDS, subprocess.PIPE, *arguments).stdout.decode()
             answer: dict[str, Any] = json.loads(printed[printed.index("{") :])
         except (subprocess.TimeoutExpired, ValueError) as error:
             raise FlowerError(f"flwr {arguments[0]} gave no answer") from error
@@ -175,20 +162,11 @@ class SuperLink:
         return answer
 
     def _call(
-        self,
-        *arguments: str,
-        stdout: int | IO[bytes] = subprocess.PIPE,
-        timeout: float = COMMAND_SECONDS,
+        self, timeout: float, stdout: int | IO[bytes], *arguments: str
     ) -> subprocess.CompletedProcess[bytes]:
+        command, silent = ["flwr", *arguments], subprocess.DEVNULL
         return subprocess.run(
-            ["flwr", *arguments],
-            cwd=self._home,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
+            command, **self._place, stdout=stdout, stderr=silent, timeout=timeout, check=False
         )
 
 

@@ -47,8 +47,6 @@ overrides = ""
 output = {output}
 """
 
-OnEvent = Callable[[dict[str, Any], int], None]
-
 
 @dataclass(frozen=True)
 class App:
@@ -71,7 +69,7 @@ def run_simulation(
     port: int,
     display: Display,
     app: App = OURS,
-    on_event: OnEvent = lambda event, pid: None,
+    on_event: Callable[[dict[str, Any], int], None] = lambda event, pid: None,
 ) -> None:
     """Run one experiment and leave its results in ``folder``.
 
@@ -102,19 +100,17 @@ def run_simulation(
             raise RunError(f"{told} (log: {log_path})") from error
 
 
-def federation(conf: Conf) -> dict[str, int | float | bool]:
+def federation(conf: Conf) -> dict[str, float]:
     """Return the federation that Flower simulates: nodes, workers and their resources."""
     runtime = conf.runtime
-    settings: dict[str, int | float | bool] = {
+    gpu = {"client-resources-num-gpus": 1 / runtime.workers, "init-args-num-gpus": 1}
+    return {
         "num-supernodes": runtime.nodes or min(conf.devices.count, MAX_DEFAULT_NODES),
         "client-resources-num-cpus": runtime.threads,
         "init-args-num-cpus": runtime.workers * runtime.threads,
         "init-args-log-to-driver": False,
+        **(gpu if runtime.gpu else {}),
     }
-    if runtime.gpu:
-        settings["client-resources-num-gpus"] = 1 / runtime.workers
-        settings["init-args-num-gpus"] = 1
-    return settings
 
 
 def _write_app(home: Path, folder: Path, app: App) -> Path:

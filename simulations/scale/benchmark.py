@@ -101,11 +101,12 @@ class Measurement:
     def _in_a_process(self) -> list[Row]:
         outcome = self._run_job(LOOPS[self.case.system], threads=1)
         launched, result = time.time() - outcome.seconds, outcome.result or {}
-        waited, memory = result["first_turn_at"] - launched, {"worker_mb": result["rss_mb"]}
-        return [
-            self._row(control, [RoundCost(**cost) for cost in costs], memory, waited)
-            for control, costs in result["rounds"].items()
-        ]
+        rows = []
+        for control, costs in result["rounds"].items():
+            rounds = [RoundCost(**cost) for cost in costs]
+            waited = result["first_turn_at"] - launched
+            rows.append(self._costs(control, rounds, waited, worker_mb=result["rss_mb"]))
+        return rows
 
     def _run_job(self, function: str, **facts: int) -> Outcome:
         folder = self.folder / function.rpartition(":")[-1]
@@ -134,20 +135,17 @@ class Measurement:
             run_simulation(self.conf, self.folder, port, self.display, app, hear)
             first_turn = _oldest(Path(store) if app is OURS else self.folder / FIRST_TURN)
         (meter,) = meters
-        memory = {
-            "driver_mb": meter.peak_mb(DRIVER),
-            "worker_mb": meter.largest_mb(WORKER),
-            "ray_mb": meter.peak_mb(RAY),
-        }
-        waited = None if first_turn is None else first_turn - launched
-        return self._row(self.case.control, round_costs(rounds, meter), memory, waited)
+        return self._costs(
+            self.case.control,
+            round_costs(rounds, meter),
+            None if first_turn is None else first_turn - launched,
+            driver_mb=meter.peak_mb(DRIVER),
+            worker_mb=meter.largest_mb(WORKER),
+            ray_mb=meter.peak_mb(RAY),
+        )
 
-    def _row(
-        self,
-        control: str,
-        costs: Sequence[RoundCost],
-        memory: Mapping[str, float | None],
-        waited: float | None,
+    def _costs(
+        self, control: str, costs: Sequence[RoundCost], waited: float | None, **mb: float | None
     ) -> Row:
         later = per_turn(costs[1:])
         share = None if later is None else self._mimic_share(control, later["new_share"])
@@ -157,7 +155,7 @@ class Measurement:
             later=later,
             turns_per_s=None if later is None else 1 / later["wall_s"],
             mimic_share=share,
-            **memory,
+            **mb,
             seconds_to_first_turn=waited,
             rounds=[asdict(cost) for cost in costs],
         )

@@ -9,11 +9,14 @@ from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import load_conf
 
 BARE, PFL, FLOWER, DCCL = "bare", "pfl", "flower", "dccl"
-SYSTEMS = {
-    BARE: "bare torch loop",
-    PFL: "pfl-research",
-    FLOWER: "Flower FedAvg",
-    DCCL: "DC-CCL",
+# By system and control; the mimic is named where it is the exception.
+TITLES = {
+    (BARE, "none"): "bare torch loop",
+    (BARE, "mimic"): "bare torch loop with mimic",
+    (PFL, "none"): "pfl-research",
+    (FLOWER, "none"): "Flower FedAvg",
+    (DCCL, "mimic"): "DC-CCL",
+    (DCCL, "none"): "DC-CCL without mimic",
 }
 SKIPPABLE = (PFL, FLOWER, "reference", "population")
 DEFAULT_COHORT = 50
@@ -58,7 +61,7 @@ class Case:
     @property
     def title(self) -> str:
         """The case in words."""
-        system = system_title(self.system, self.control)
+        system = TITLES[self.system, self.control]
         return f"{system}, {self.devices:,} devices, {in_words(self.workers)}"
 
 
@@ -67,21 +70,12 @@ def in_words(workers: int) -> str:
     return "1 worker" if workers == 1 else f"{workers} workers"
 
 
-def system_title(system: str, control: str) -> str:
-    """Return what a system is called in tables; the mimic is named where it is the exception."""
-    if system == DCCL and control == "none":
-        return f"{SYSTEMS[system]} without mimic"
-    if system == BARE and control == "mimic":
-        return f"{SYSTEMS[system]} with mimic"
-    return SYSTEMS[system]
-
-
 def parse_counts(flag: str, text: str) -> tuple[int, ...]:
     """Return the numbers of a comma-separated list in ascending order, each once.
 
     Raises ConfError for one that is not a positive integer.
     """
-    parts = [part.strip() for part in text.split(",")]
+    parts = _parts(text)
     for part in parts:
         if not (part.isascii() and part.isdecimal() and int(part) > 0):
             raise ConfError(f"{flag} {part!r}: expected integers from 1 up, separated by commas")
@@ -90,7 +84,7 @@ def parse_counts(flag: str, text: str) -> tuple[int, ...]:
 
 def parse_skip(text: str) -> frozenset[str]:
     """Return which parts to leave out. Raises ConfError for an unknown one."""
-    parts = [part.strip() for part in text.split(",")] if text else []
+    parts = _parts(text) if text else []
     for part in parts:
         if part not in SKIPPABLE:
             raise ConfError(f"--skip {part!r}: unknown; allowed are {', '.join(SKIPPABLE)}")
@@ -129,8 +123,9 @@ def cases(settings: Settings) -> list[Case]:
 
 def case_conf(case: Case, conf_name: str, overrides: Sequence[str], settings: Settings) -> Conf:
     """Return the configuration of one measurement. Raises ConfError where it is impossible."""
-    asked_for = load_conf(conf_name, overrides).runtime.nodes or MAX_NODES
-    nodes = case.devices if case.system == FLOWER else min(asked_for, case.devices)
+    nodes = case.devices  # of stock Flower, where a device is a node
+    if case.system != FLOWER:
+        nodes = min(load_conf(conf_name, overrides).runtime.nodes or MAX_NODES, nodes)
     changes = {
         "devices.count": case.devices,
         "devices.per_round": case.cohort,
@@ -142,6 +137,10 @@ def case_conf(case: Case, conf_name: str, overrides: Sequence[str], settings: Se
         "runtime.reuse": "true",
     }
     return load_conf(conf_name, [*overrides, *(f"{key}={to}" for key, to in changes.items())])
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _by_population(

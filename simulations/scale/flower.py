@@ -19,7 +19,6 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.config import Conf, RoundsConf
@@ -27,7 +26,7 @@ from dccl_flower.flower.device_app import Arrays
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.app.run_folder import claim_folder
 from dccl_flower.simulations.experiment import cached_experiment
-from dccl_flower.simulations.scale.workload import co_submodel, device_samples, sgd
+from dccl_flower.simulations.scale.workload import co_submodel, device_samples, train
 
 FIRST_TURN = "first_turn"
 server_app = ServerApp()
@@ -114,13 +113,8 @@ class PlainClient(NumPyClient):
     def fit(self, parameters: Arrays, config: dict[str, Any]) -> tuple[Arrays, int, dict[str, Any]]:
         """Take a round's steps and return the weights and the sample count."""
         set_weights(self.net, parameters)
-        self.net.train()
-        optimizer = sgd(self.net, self.rounds)
         epochs = chain.from_iterable(repeat(self.loader))
-        for images, labels in islice(epochs, self.rounds.local_steps):
-            optimizer.zero_grad()
-            functional.cross_entropy(self.net(images), labels).backward()
-            optimizer.step()
+        train(self.net, islice(epochs, self.rounds.local_steps), self.rounds)
         return get_weights(self.net), len(self.loader.dataset), {}  # type: ignore[arg-type]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.experiment import Experiment
@@ -19,11 +18,12 @@ from dccl_flower.method import Method, find_method
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.scale.workload import (
     RoundMeter,
+    Samples,
     co_submodel,
     device_samples,
     draw_cohort,
     process_costs,
-    sgd,
+    train,
 )
 
 
@@ -69,26 +69,15 @@ def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:
 def take_turn(
     co: nn.Module,
     state: dict[str, Tensor],
-    samples: tuple[Tensor, Tensor],
+    samples: Samples,
     rounds: RoundsConf,
     control: nn.Module | None = None,
 ) -> dict[str, Tensor]:
-    """Load the weights, take a round's steps on shuffled samples, and return the new weights.
-
-    ``control`` is a frozen module whose logits are added, as in DC-CCL.
-    """
+    """Load the weights, take a round's steps on shuffled samples, and return the new weights."""
     co.load_state_dict(state)
-    co.train()
-    optimizer = sgd(co, rounds)
     images, labels = samples
-    for chosen in _batches(len(labels), rounds):
-        batch = images[chosen]
-        logits = co(batch)
-        if control is not None:  # which is frozen, so that no gradient is kept of it
-            logits = logits + control(batch)
-        optimizer.zero_grad()
-        functional.cross_entropy(logits, labels[chosen]).backward()
-        optimizer.step()
+    batches = ((images[rows], labels[rows]) for rows in _batches(len(labels), rounds))
+    train(co, batches, rounds, control)
     return {name: tensor.clone() for name, tensor in co.state_dict().items()}
 
 

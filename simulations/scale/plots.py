@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dccl_flower.simulations.figures import save_figure
-from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, in_words, system_title
+from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, TITLES, in_words
 from dccl_flower.simulations.scale.report import Row, measured
 
 # Label, key of a row, factor.
@@ -64,7 +64,7 @@ def _draw(axes: Axes, kind: Kind, points: Sequence[tuple[int, float]]) -> None:
         return
     system, control, workers = kind
     line = "--" if (control == "mimic") == (system == BARE) else "-"
-    title, colour = system_title(system, control), COLOURS[system]
+    title, colour = TITLES[system, control], COLOURS[system]
     devices, values = zip(*points, strict=True)
     if system in (BARE, PFL):
         axes.axhline(values[0], color=colour, linestyle=line, linewidth=1.2, label=title)

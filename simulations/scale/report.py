@@ -13,8 +13,8 @@ from dccl_flower.simulations.scale.cases import (
     FLOWER,
     FRESH_COHORTS,
     PFL,
+    TITLES,
     in_words,
-    system_title,
 )
 
 Row = dict[str, Any]
@@ -128,7 +128,7 @@ def _populations(rows: Sequence[Row]) -> list[tuple[str, float, float, float]]:
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
     turn = cell(_known(_divide(measured(row, "later.cpu_s"), same_steps(row, rows))), ".2f")
     cells = [
-        system_title(row["system"], row["control"]),
+        TITLES[row["system"], row["control"]],
         *(cell(row["devices"], ","), cell(row["cohort"], ","), str(row["workers"])),
         turn if "later" in row else row.get("note") or "failed",
     ]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.experiment import Experiment
-from dccl_flower.models.build import build_base
-from dccl_flower.models.split import slice_co
+from dccl_flower.models.build import Parts
 from dccl_flower.seeds import numpy_generator
+
+Samples = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,20 @@ def per_turn(costs: Sequence[RoundCost]) -> dict[str, Any] | None:
     turns = sum(cost.turns for cost in costs)
     if turns == 0:
         return None
-    return {
-        "cpu_s": sum(cost.cpu for cost in costs) / turns,
-        "wall_s": sum(cost.wall for cost in costs) / turns,
-        "bytes": sum(cost.bytes for cost in costs) / turns,
-        "new_share": sum(cost.new for cost in costs) / turns,
-        "turns": turns,
+    fields = {"cpu_s": "cpu", "wall_s": "wall", "bytes": "bytes", "new_share": "new"}
+    means = {
+        name: sum(getattr(cost, field) for cost in costs) / turns for name, field in fields.items()
     }
+    return {**means, "turns": turns}
 
 
 def co_submodel(experiment: Experiment) -> nn.Module:
     """Build the co-submodel with its first weights."""
     conf, images = with_submodels(experiment.conf), experiment.images
-    base = build_base(conf, images.shape, images.num_classes)
-    example = torch.zeros(2, *images.shape)
-    return slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)
+    return Parts(conf, images.shape, images.num_classes).co
 
 
-def device_samples(experiment: Experiment, device: int) -> tuple[Tensor, Tensor]:
+def device_samples(experiment: Experiment, device: int) -> Samples:
     """Return a device's images (N, C, H, W), normalised, and labels (N,)."""
     images, labels = zip(*experiment.device_loader(device), strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -93,17 +91,30 @@ def device_samples(experiment: Experiment, device: int) -> tuple[Tensor, Tensor]
 
 def draw_cohort(experiment: Experiment, server_round: int) -> list[int]:
     """Return the devices of one round."""
-    conf = experiment.conf
+    conf, size = experiment.conf, experiment.cohort_size
     draw = numpy_generator(conf.seed, "scale", "round", server_round)
-    chosen: list[int] = draw.choice(
-        conf.devices.count, experiment.cohort_size, replace=False
-    ).tolist()
+    chosen: list[int] = draw.choice(conf.devices.count, size, replace=False).tolist()
     return chosen
 
 
-def sgd(model: nn.Module, rounds: RoundsConf) -> torch.optim.SGD:
-    """Return a device's fresh optimizer."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(
-        trainable, lr=rounds.lr, momentum=rounds.momentum, weight_decay=rounds.weight_decay
+def train(
+    net: nn.Module, batches: Iterable[Samples], rounds: RoundsConf, control: nn.Module | None = None
+) -> None:
+    """Take a step of a fresh SGD on each batch of images and labels.
+
+    ``control`` is a frozen module whose logits are added, as in DC-CCL.
+    """
+    net.train()
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in net.parameters() if parameter.requires_grad],
+        lr=rounds.lr,
+        momentum=rounds.momentum,
+        weight_decay=rounds.weight_decay,
     )
+    for images, labels in batches:
+        logits = net(images)
+        if control is not None:  # which is frozen, so that no gradient is kept of it
+            logits = logits + control(images)
+        optimizer.zero_grad()
+        functional.cross_entropy(logits, labels).backward()
+        optimizer.step()

@@ -101,7 +101,7 @@ def test_a_missing_temporary_folder_is_passed_over(given):
 
 
 def test_no_short_folder_is_one_line_that_names_tmpdir(given, monkeypatch):
-    monkeypatch.setattr(environment, "_ray_folders", lambda given, usual: iter(["/" + "d" * 99]))
+    monkeypatch.setattr(environment, "_ray_folders", lambda usual: iter(["/" + "d" * 99]))
     with pytest.raises(ConfError, match=r"^TMPDIR=.*: too long for Ray's sockets; .* 35 bytes$"):
         given()
 

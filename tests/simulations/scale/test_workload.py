@@ -18,7 +18,7 @@ from dccl_flower.simulations.scale.workload import (
     device_samples,
     draw_cohort,
     per_turn,
-    sgd,
+    train,
 )
 
 
@@ -77,11 +77,18 @@ def test_a_cohort_is_drawn_without_replacement_anew_each_round(experiment):
     assert cohorts == [draw_cohort(experiment, number) for number in range(1, 6)]
 
 
-def test_the_optimizer_leaves_frozen_parts_alone():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+def test_the_optimizer_is_fresh_and_leaves_frozen_parts_alone(monkeypatch):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
     model[0].requires_grad_(False)
-    optimizer = sgd(model, RoundsConf(lr=0.3, momentum=0.7, weight_decay=0.2))
-    (group,) = optimizer.param_groups
-    assert [len(group["params"]), group["lr"], group["momentum"], group["weight_decay"]] == [
-        *(2, 0.3, 0.7, 0.2)
-    ]
+    optimizers, steps = [], []
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(self))
+    batches = [(torch.ones(2, 2), torch.tensor([0, 1]))] * 2
+    for _ in range(2):
+        train(model, batches, RoundsConf(lr=0.3, momentum=0.7, weight_decay=0.2))
+        optimizers.append(steps[-1])
+        (group,) = steps[-1].param_groups
+        assert [len(group["params"]), group["lr"], group["momentum"], group["weight_decay"]] == [
+            *(2, 0.3, 0.7, 0.2)
+        ]
+    assert len(steps) == 4
+    assert optimizers[0] is not optimizers[1]
