@@ -44,26 +44,12 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.algorithm.base import NNAlgorithmParams
     from pfl.algorithm.federated_averaging import FederatedAveraging
-    from pfl.callback.base import TrainingProcessCallback
     from pfl.data.federated_dataset import FederatedDataset
     from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
-    from pfl.metrics import Metrics
-    from pfl.model.pytorch import PyTorchModel
 
     rounds, cohort = experiment.conf.rounds, experiment.cohort_size
     meter = RoundMeter(cohort)
-
-    class EndOfRound(TrainingProcessCallback):  # type: ignore[misc, type-arg, unused-ignore]
-        def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, Metrics]:
-            meter.end_round()
-            return False, Metrics()
-
-    module = PflModule(co_submodel(experiment))
-    model = PyTorchModel(
-        module,
-        partial(torch.optim.SGD, momentum=rounds.momentum, weight_decay=rounds.weight_decay),
-        torch.optim.SGD(module.parameters(), lr=1.0),
-    )
+    model = pfl_model(experiment)
     devices = FederatedDataset(partial(pfl_dataset, experiment), cohort_sampler(experiment))
     first_turn_at = time.time()
     meter.begin()
@@ -82,9 +68,22 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
             local_batch_size=rounds.device_batch_size,
         ),
         model_eval_params=NNEvalHyperParams(local_batch_size=None),
-        callbacks=[EndOfRound()],
+        callbacks=[end_of_round(meter)],
     )
     return process_costs({"none": meter.costs[1:]}, first_turn_at)
+
+
+def end_of_round(meter: RoundMeter) -> Any:
+    """Return what has pfl tell a meter of its rounds."""
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.metrics import Metrics
+
+    class EndOfRound(TrainingProcessCallback):  # type: ignore[misc, type-arg, unused-ignore]
+        def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, Metrics]:
+            meter.end_round()
+            return False, Metrics()
+
+    return EndOfRound()
 
 
 class PflModule(nn.Module):
@@ -111,6 +110,15 @@ class PflModule(nn.Module):
 
         total = self.loss(images, labels, eval).item() * len(labels)
         return {"loss": Weighted(total, len(labels))}
+
+
+def pfl_model(experiment: Experiment) -> Any:
+    """Return the co-submodel as pfl trains it, by the device's SGD; the server adds up changes."""
+    from pfl.model.pytorch import PyTorchModel
+
+    rounds, module = experiment.conf.rounds, PflModule(co_submodel(experiment))
+    sgd = partial(torch.optim.SGD, momentum=rounds.momentum, weight_decay=rounds.weight_decay)
+    return PyTorchModel(module, sgd, torch.optim.SGD(module.parameters(), lr=1.0))
 
 
 def pfl_dataset(experiment: Experiment, device: int) -> Any:
