@@ -31,7 +31,6 @@ from dccl_flower.simulations.scale.cases import (
     cases,
 )
 from dccl_flower.simulations.scale.display import ScaleDisplay
-from dccl_flower.simulations.scale.flower import FIRST_TURN
 from dccl_flower.simulations.scale.pfl import is_installed
 from dccl_flower.simulations.scale.plots import plot_scale
 from dccl_flower.simulations.scale.process_meter import DRIVER, RAY, WORKER, ProcessMeter
@@ -133,7 +132,9 @@ class Measurement:
             self.conf.devices.store = store
             port = choose_port(self.port)
             run_simulation(self.conf, self.folder, port, self.display, app, hear)
-            first_turn = _oldest(Path(store) if app is OURS else self.folder / FIRST_TURN)
+            # What a device stores first, it stores in the first turn.
+            files = (path.stat() for path in Path(store).rglob("*") if path.is_file())
+            first_turn = min((each.st_mtime for each in files), default=None)
         (meter,) = meters
         return self._costs(
             self.case.control,
@@ -187,12 +188,6 @@ def round_costs(events: Sequence[Mapping[str, Any]], meter: ProcessMeter) -> lis
         turns = event.get("turns", len(devices))
         costs.append(RoundCost(cpu, ended - began, turns, new, sent))
     return costs
-
-
-def _oldest(path: Path) -> float | None:
-    """Return when the first file at or below a path was written: by the first device's turn."""
-    files = [path] if path.is_file() else path.rglob("*")
-    return min((each.stat().st_mtime for each in files if each.is_file()), default=None)
 
 
 def _write_report(rows: Sequence[Row], command: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ from dccl_flower.config import Conf, RoundsConf
 from dccl_flower.flower.device_app import Arrays
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.app.run_folder import claim_folder
-from dccl_flower.simulations.experiment import cached_experiment
+from dccl_flower.simulations.experiment import cached_experiment, device_store
 from dccl_flower.simulations.scale.workload import co_submodel, device_samples, train
 
 FIRST_TURN = "first_turn"
@@ -34,31 +34,26 @@ server_app = ServerApp()
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the rounds and tell of each in the events file."""
+    """Train the co-submodel by federated averaging, and tell of each round in the events file."""
     folder = Path(str(context.run_config["output"]))
     claim_folder(folder)
     events = EventWriter(folder)
     events.write("started")
     try:
-        run(grid, str(context.run_config["conf"]), events)
+        experiment = cached_experiment(str(context.run_config["conf"]), "")
+        conf = experiment.conf
+        torch.set_num_threads(conf.runtime.server_threads)
+        strategy(conf).start(
+            grid,
+            ArrayRecord(get_weights(co_submodel(experiment))),
+            num_rounds=conf.rounds.count,
+            timeout=conf.rounds.timeout,
+            evaluate_fn=RoundEvents(events, conf),
+        )
     except BaseException as error:
         events.write("failed", cause=" ".join(f"{type(error).__name__}: {error}".split()))
         raise
     events.write("finished")
-
-
-def run(grid: Grid, conf_path: str, events: EventWriter) -> None:
-    """Train the co-submodel by federated averaging, a node a device."""
-    experiment = cached_experiment(conf_path, "")
-    conf = experiment.conf
-    torch.set_num_threads(conf.runtime.server_threads)
-    strategy(conf).start(
-        grid,
-        ArrayRecord(get_weights(co_submodel(experiment))),
-        num_rounds=conf.rounds.count,
-        timeout=conf.rounds.timeout,
-        evaluate_fn=RoundEvents(events, conf),
-    )
 
 
 def strategy(conf: Conf) -> FedAvg:
@@ -134,7 +129,7 @@ def client_fn(context: Context) -> Client:
     conf_path = str(context.run_config["conf"])
     experiment = cached_experiment(conf_path, "")
     torch.set_num_threads(experiment.conf.runtime.threads)
-    first_turn = Path(str(context.run_config["output"])) / FIRST_TURN
+    first_turn = device_store(experiment.conf, context.run_id) / FIRST_TURN
     if not first_turn.exists():
         first_turn.touch()
     rounds = experiment.conf.rounds

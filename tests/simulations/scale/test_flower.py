@@ -46,7 +46,7 @@ class Counting(nn.Linear):
 @pytest.fixture
 def run_config(tmp_path):
     path = tmp_path / "conf.yaml"
-    path.write_text(dump_conf(load_conf("digits", SMALL)))
+    path.write_text(dump_conf(load_conf("digits", [*SMALL, f"devices.store={tmp_path}"])))
     return {"conf": str(path), "output": str(tmp_path)}
 
 
