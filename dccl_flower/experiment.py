@@ -45,8 +45,7 @@ class Experiment:
     @property
     def cohort_size(self) -> int:
         """How many devices take part in a round."""
-        devices = self.conf.devices
-        return devices.count if devices.per_round is None else devices.per_round
+        return self.conf.devices.per_round or self.conf.devices.count
 
     @property
     def classes(self) -> tuple[list[int], list[int]]:
@@ -55,28 +54,30 @@ class Experiment:
 
     def device_loader(self, device: int) -> ImageLoader:
         """Return the private batches of a device."""
-        return self._train_loader(self.plan.devices[device], self.conf.rounds.device_batch_size)
+        size = self.conf.rounds.device_batch_size
+        return self._loader(self.plan.devices[device], size, self.conf.data.augment)
 
     def cloud_loader(self, batch_size: int) -> ImageLoader:
         """Return the cloud's samples."""
-        return self._train_loader(self.plan.cloud, batch_size)
+        return self._loader(self.plan.cloud, batch_size, self.conf.data.augment)
 
     def pooled_loader(self, batch_size: int) -> ImageLoader:
         """Return the training samples of both sides."""
         rows = np.concatenate([self.plan.cloud, self.plan.device_rows()])
-        return self._train_loader(rows, batch_size)
+        return self._loader(rows, batch_size, self.conf.data.augment)
 
     def validation_loader(self) -> ImageLoader:
         """Return the part of the cloud's own samples that decides when to stop."""
-        return self._plain_loader(self.plan.validation)
+        return self._loader(self.plan.validation)
 
     def scoring_loader(self) -> ImageLoader:
         """Return the images that only score."""
         if self.scores_unseen:
             return self.unseen_loader()
-        images = self.images
+        images, plan = self.images, self.plan
         rows = np.arange(len(images.test))
-        return self._loader(images.test, images.test_labels, rows, EVALUATION_BATCH, "none")
+        targets = torch.from_numpy(images.test_labels[rows])
+        return ImageLoader(images.test, rows, targets, EVALUATION_BATCH, plan.mean, plan.std)
 
     def unseen_loader(self) -> ImageLoader:
         """Return training images that neither side holds, to choose by without the test set.
@@ -86,24 +87,15 @@ class Experiment:
         held = [self.plan.cloud, self.plan.validation, self.plan.device_rows()]
         unused = np.setdiff1d(np.arange(len(self.images.train)), np.concatenate(held))
         if len(unused) < MIN_UNSEEN:
-            given = f"data.train_fraction={self.conf.data.train_fraction}"
-            raise ConfError(
-                f"{given}: must leave {MIN_UNSEEN} images to choose by, not {len(unused)}"
-            )
+            wrong = f"must leave {MIN_UNSEEN} images to choose by, not {len(unused)}"
+            raise ConfError(f"data.train_fraction={self.conf.data.train_fraction}: {wrong}")
         draw = numpy_generator(self.conf.seed, "unseen")
         size = min(MAX_UNSEEN, len(unused))
-        return self._plain_loader(draw.choice(unused, size, replace=False))
-
-    def _train_loader(self, rows: np.ndarray, batch_size: int) -> ImageLoader:
-        images, labels = self.images.train, self.images.train_labels
-        return self._loader(images, labels, rows, batch_size, self.conf.data.augment)
-
-    def _plain_loader(self, rows: np.ndarray) -> ImageLoader:
-        images, labels = self.images.train, self.images.train_labels
-        return self._loader(images, labels, rows, EVALUATION_BATCH, "none")
+        return self._loader(draw.choice(unused, size, replace=False))
 
     def _loader(
-        self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray, size: int, augment: str
+        self, rows: np.ndarray, batch_size: int = EVALUATION_BATCH, augment: str = "none"
     ) -> ImageLoader:
-        targets = torch.from_numpy(labels[rows])
-        return ImageLoader(images, rows, targets, size, self.plan.mean, self.plan.std, augment)
+        images, plan = self.images, self.plan
+        targets = torch.from_numpy(images.train_labels[rows])
+        return ImageLoader(images.train, rows, targets, batch_size, plan.mean, plan.std, augment)

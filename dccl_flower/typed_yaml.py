@@ -204,8 +204,8 @@ def _refusal(key: str, value: Any, allowed: str) -> ConfError:
 def _section(kind: Any, given: Any, key: str) -> Any:
     known, prefix = {each.name: each for each in fields(kind)}, f"{key}." if key else ""
     if not isinstance(given, dict):
-        where = f"{key}={shown(given)}: " if key else ""
-        raise ConfError(f"{where}must have the keys {', '.join(known)}")
+        must = f"{key}={shown(given)}: must have" if key else "must be a mapping with"
+        raise ConfError(f"{must} the keys {', '.join(known)}")
     values, types = {}, hints(kind)
     for name, value in given.items():
         if name not in known:

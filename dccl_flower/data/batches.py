@@ -11,7 +11,6 @@ from torch import Tensor
 
 IMAGE_KEYS = ("image", "img", "images", "pixel_values")
 LABEL_KEYS = ("label", "labels", "target", "targets")
-NO_BATCH = "the loader yields no batch"
 Pair = tuple[Tensor, Tensor]
 
 
@@ -88,17 +87,12 @@ def endless(loader: Iterable[Any], generator: torch.Generator) -> Iterator[Pair]
     """Yield batches for ever, epoch by epoch. Raises ValueError where there is none."""
     batches = as_batches(loader)
     while True:
-        empty = True
-        for batch in batches.epoch(generator):
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError(NO_BATCH)
+        yield from _not_none(batches.epoch(generator))
 
 
 @dataclass(frozen=True)
 class ForeignBatches:
-    """A loader that shuffles by itself, if at all; every look at its targets is a pass over it."""
+    """Batches of a loader that shuffles by itself, if at all; each look at targets is a pass."""
 
     loader: Iterable[Any]
     image_key: str | None = None
@@ -108,12 +102,10 @@ class ForeignBatches:
 
     @property
     def targets(self) -> Tensor:
-        """Labels (N,) of all samples, in the order of a pass."""
         return torch.cat([labels for _, labels in self])
 
     @property
     def num_samples(self) -> int:
-        """Size of the loader's ``dataset``, else the samples of a pass."""
         dataset = getattr(self.loader, "dataset", None)
         return _length(dataset, lambda: sum(len(labels) for _, labels in self))
 
@@ -124,30 +116,22 @@ class ForeignBatches:
         return self._pairs(self.loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[Pair]:
-        """Yield the batches of a pass, or of the loader's own epoch."""
         own = getattr(self.loader, "epoch", None)
         return self._pairs(own(generator) if callable(own) else self.loader)
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the images as they are."""
         return images
 
     def in_fixed_order(self) -> ForeignBatches:
-        """Return the samples of one pass, held in memory."""
-        return ForeignBatches(list(iter(self)))
+        return ForeignBatches(list(iter(self)))  # list(self) may take a pass to count
 
     def taken(self, chosen: Tensor) -> dict[str, Tensor]:
-        """Return ``images`` and ``labels`` of positions in one pass."""
         images, labels = (torch.cat(parts) for parts in zip(*iter(self), strict=True))
         return {"images": images[chosen], "labels": labels[chosen]}
 
     def _pairs(self, batches: Iterable[Any]) -> Iterator[Pair]:
-        empty = True
-        for batch in batches:
-            empty = False
+        for batch in _not_none(batches):
             yield checked(*pair_of(batch, self.image_key, self.label_key))
-        if empty:
-            raise ValueError(NO_BATCH)
 
 
 def pair_of(batch: Any, image_key: str | None = None, label_key: str | None = None) -> Pair:
@@ -181,9 +165,18 @@ def checked(images: Any, labels: Any) -> Pair:
         given = f"{tuple(labels.shape)} beside {len(images)} images"
         raise ValueError(f"labels of shape {given}: expected one class number for each image")
     if len(labels) and (labels.is_floating_point() or labels.min() < 0):
-        given = f"{labels[0].item()!r}" if labels.is_floating_point() else f"{labels.min()}"
-        raise ValueError(f"labels such as {given}: expected integers from 0")
+        wrong = labels[0] if labels.is_floating_point() else labels.min()
+        raise ValueError(f"labels such as {wrong.item()}: expected integers from 0")
     return images, labels.long()
+
+
+def _not_none(batches: Iterable[Any]) -> Iterator[Any]:
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError("the loader yields no batch")
 
 
 def _key(batch: Mapping[str, Any], given: str | None, name: str, usual: tuple[str, ...]) -> str:

@@ -15,11 +15,11 @@ from dccl_flower.data.layout import SPLITS, parquet_files
 from dccl_flower.files import content_key, write_folder
 
 if TYPE_CHECKING:
+    import PIL.Image
     from datasets import Dataset, DatasetDict
 
-ARRAYS = ("train", "train_labels", "test", "test_labels")
+ARRAYS = ("train", "test", "train_labels", "test_labels")
 FORMAT = 2  # to be raised when the same data decode to something else
-DECODE_BATCH = 1000
 DIGITS_TEST_SHARE = 0.25
 NOISE_SHAPE, NOISE_CLASSES = (32, 32, 3), 10
 NOISE_SIZES = {"train": 4000, "test": 20}
@@ -34,7 +34,7 @@ class Images:
     train_labels: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
-    groups: np.ndarray | None
+    groups: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -63,42 +63,30 @@ def open_images(conf: DataConf) -> Images:
     """
     key = _images_key(conf)
     folder = cache_root() / key
-    if not (folder / "test_labels.npy").exists():
-        write_folder(folder, lambda target: _decode(conf, target))
-    groups = folder / "groups.npy"
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    return Images(
-        key=key, groups=np.load(groups, mmap_mode="r") if groups.exists() else None, **arrays
-    )
+    if not folder.exists():
+        decode = _decode if conf.path else BUILT_IN.get(conf.name, _decode)
+        write_folder(folder, lambda target: decode(conf, target))
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+    return Images(key, **arrays)
 
 
 def _images_key(conf: DataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
-    facts: list[Any] = [FORMAT, conf.name, conf.image_column, conf.label_column, conf.group_column]
-    facts.append(conf.rgb)
+    columns = (conf.image_column, conf.label_column, conf.group_column)
+    facts: list[Any] = [FORMAT, conf.name, *columns, conf.rgb]
     for files in parquet_files(conf.path).values() if conf.path else []:
         facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     return f"images-{content_key(*facts)}"
 
 
 def _decode(conf: DataConf, folder: Path) -> None:
-    if conf.name in BUILT_IN and not conf.path:
-        return BUILT_IN[conf.name](conf, folder)
     splits = _load_splits(conf)
+    shape: tuple[int, ...] = ()
     for split in SPLITS:
-        _decode_split(conf, splits[split], folder, split)
-    _check_same_shape(folder, f"data.image_column={conf.image_column}")
+        np.save(folder / f"{split}_labels.npy", _labels(splits[split], conf.label_column))
+        shape = _decode_split(conf, splits[split], folder, split, shape)
     if conf.group_column is not None:
         np.save(folder / "groups.npy", _group_codes(splits["train"], conf.group_column))
-    return None
-
-
-def _group_codes(rows: Dataset, column: str) -> np.ndarray:
-    """Return the groups (N,) as int64 from 0, in the order of their names."""
-    groups = _column(rows, column)
-    if groups.ndim != 1 or any(group is None or group != group for group in groups.tolist()):
-        raise ConfError(f"data.group_column={column}: must name one group for each image")
-    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def _load_splits(conf: DataConf) -> DatasetDict:
@@ -122,7 +110,11 @@ def _load_splits(conf: DataConf) -> DatasetDict:
             raise ConfError(f"{key}: has no split {split!r}, only {', '.join(splits)}")
         if not len(splits[split]):
             raise ConfError(f"{key}: the split {split!r} is empty")
-        _check_columns(conf, splits[split].column_names, with_groups=split == "train")
+        columns = ("image_column", "label_column", "group_column")
+        for column in columns if split == "train" else columns[:2]:
+            name, there = getattr(conf, column), splits[split].column_names
+            if name is not None and name not in there:
+                raise ConfError(f"data.{column}={name}: the data have columns {', '.join(there)}")
     return splits
 
 
@@ -138,44 +130,84 @@ def _filled_files(path: str) -> dict[str, list[str]]:
     return found
 
 
-def _check_columns(conf: DataConf, columns: list[str], with_groups: bool) -> None:
-    for key in ("image_column", "label_column", "group_column")[: 3 if with_groups else 2]:
-        name = getattr(conf, key)
-        if name is not None and name not in columns:
-            raise ConfError(f"data.{key}={name}: the data have columns {', '.join(columns)}")
+def _decode_split(
+    conf: DataConf, rows: Dataset, folder: Path, split: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Write the pixels of images of one shape, that of the first where none is given; return it."""
+    from datasets import ClassLabel, Image, Value
+
+    column = conf.image_column
+    if isinstance(rows.features[column], Image | Value | ClassLabel | dict):  # no array
+        try:
+            rows = rows.cast_column(column, Image(decode=False))
+        except Exception as error:  # what a column cannot be cast from differs by its type
+            cause = _first_line(error)
+            raise ConfError(f"data.image_column={column}: holds no images ({cause})") from error
+    target: Any = None
+    for row, sample in enumerate(rows.select_columns([column])):
+        try:
+            pixels = _pixels(sample[column], conf.rgb)
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise ValueError(f"is {pixels.shape}, others have {shape}")
+        except ValueError as error:
+            raise ConfError(f"data.image_column={column}: row {row} of {split} {error}") from error
+        if target is None:
+            file, size = folder / f"{split}.npy", (len(rows), *shape)
+            target = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=size)
+        target[row] = pixels
+    return shape
 
 
-def _decode_split(conf: DataConf, rows: Dataset, folder: Path, split: str) -> None:
+def _pixels(value: Any, rgb: bool) -> np.ndarray:
+    """Return (H, W, C) uint8. Raises ValueError that says what there is in place of an image."""
+    image = _from_array(value) if isinstance(value, list) else _from_file(value)
+    mode = image.mode
+    if mode.startswith(("I", "F")):  # which Pillow would clip to white
+        raise ValueError(f"has mode {mode}, 16 or 32 bits a channel; scale it to 8 bits")
+    if rgb:
+        try:
+            image = image.convert("RGB")
+        except ValueError as error:
+            raise ValueError(f"has mode {mode}: {_first_line(error)}") from error
+    elif mode not in ("L", "RGB", "RGBA"):
+        allowed = "allowed are L, RGB and RGBA, and others with data.rgb=true"
+        raise ValueError(f"has mode {mode}; {allowed}")
+    return np.atleast_3d(np.asarray(image))
+
+
+def _from_file(value: dict[str, Any] | None) -> PIL.Image.Image:
     from datasets import Image
 
-    column = f"data.image_column={conf.image_column}"
-    labels = _labels(rows, conf.label_column)
-    is_array = isinstance(rows[0][conf.image_column], list)
+    if value is None:
+        raise ValueError("holds no image")
     try:
-        pictures = rows if is_array else rows.cast_column(conf.image_column, Image())
-    except Exception as error:  # what a column cannot be cast from differs by its type
-        raise ConfError(f"{column}: holds no images ({_first_line(error)})") from error
-    target: np.ndarray | None = None
-    for start in range(0, len(rows), DECODE_BATCH):
-        try:
-            batch = pictures[start : start + DECODE_BATCH][conf.image_column]
-        except Exception as error:  # Pillow's decoders raise many kinds
-            last = min(start + DECODE_BATCH, len(rows)) - 1
-            where = f"rows {start} to {last} of {split} hold a damaged image"
-            raise ConfError(f"{column}: {where} ({_first_line(error)})") from error
-        for row, image in enumerate(batch, start):
-            where = f"{column}: row {row} of {split}"
-            image = _from_array(image, where) if is_array else image
-            array = _as_array(image, conf.rgb, where)
-            if target is None:
-                shape = (len(rows), *array.shape)
-                path = folder / f"{split}.npy"
-                target = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-            if array.shape != target.shape[1:]:
-                shapes = f"{array.shape}, others have {target.shape[1:]}"
-                raise ConfError(f"{column}: row {row} is {shapes}")
-            target[row] = array
-    np.save(folder / f"{split}_labels.npy", labels)
+        return Image().decode_example(value)
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"holds a damaged image ({_first_line(error)})") from error
+
+
+def _from_array(values: list[Any]) -> PIL.Image.Image:
+    import PIL.Image
+
+    try:
+        pixels = np.asarray(values)
+        is_bytes = pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 255
+        if not is_bytes or pixels.ndim not in (2, 3):
+            raise ValueError
+        pixels = pixels.astype(np.uint8)
+        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    except (TypeError, ValueError) as error:
+        expected = "expected integers from 0 to 255, (H, W) or (H, W, C)"
+        raise ValueError(f"holds an array that is no image; {expected}") from error
+
+
+def _group_codes(rows: Dataset, column: str) -> np.ndarray:
+    """Return the groups (N,) as int64 from 0, in the order of their names."""
+    groups = _column(rows, column)
+    if groups.ndim != 1 or any(group is None or group != group for group in groups.tolist()):
+        raise ConfError(f"data.group_column={column}: must name one group for each image")
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def _labels(rows: Dataset, column: str) -> np.ndarray:
@@ -200,47 +232,6 @@ def _column(rows: Dataset, column: str) -> np.ndarray:
         return np.asarray([None])
 
 
-def _check_same_shape(folder: Path, column: str) -> None:
-    shapes = [np.load(folder / f"{s}.npy", mmap_mode="r").shape[1:] for s in ("train", "test")]
-    if shapes[0] != shapes[1]:
-        raise ConfError(f"{column}: train images are {shapes[0]}, test images {shapes[1]}")
-
-
-def _from_array(values: Any, where: str) -> Any:
-    """Return lists of pixels as an image. Raises ConfError where they are no bytes."""
-    from PIL import Image
-
-    try:
-        pixels = np.asarray(values)
-        is_bytes = pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 255
-        if not is_bytes or pixels.ndim not in (2, 3):
-            raise ValueError
-        pixels = pixels.astype(np.uint8)
-        return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-    except (TypeError, ValueError) as error:
-        expected = "expected integers from 0 to 255, (H, W) or (H, W, C)"
-        raise ConfError(f"{where} holds an array that is no image; {expected}") from error
-
-
-def _as_array(image: Any, rgb: bool, where: str) -> np.ndarray:
-    """Return (H, W, C) uint8. Raises ConfError for what is no image of 8 bits a channel."""
-    mode = getattr(image, "mode", None)
-    if mode is None:
-        raise ConfError(f"{where} holds no image")
-    if mode.startswith(("I", "F")):  # which Pillow would clip to white
-        raise ConfError(f"{where} has mode {mode}, 16 or 32 bits a channel; scale it to 8 bits")
-    if rgb:
-        try:
-            image = image.convert("RGB")
-        except ValueError as error:
-            raise ConfError(f"{where} has mode {mode}: {_first_line(error)}") from error
-    elif mode not in ("L", "RGB", "RGBA"):
-        allowed = "allowed are L, RGB and RGBA, and others with data.rgb=true"
-        raise ConfError(f"{where} has mode {mode}; {allowed}")
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array
-
-
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
@@ -253,15 +244,12 @@ def _decode_digits(conf: DataConf, folder: Path) -> None:
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     pixels = np.repeat(pixels, 3, axis=3) if conf.rgb else pixels
-    train, test = train_test_split(
-        np.arange(len(pixels)),
-        test_size=DIGITS_TEST_SHARE,
-        random_state=0,
-        stratify=digits.target,
+    labels = digits.target.astype(np.int64)
+    parts = train_test_split(
+        pixels, labels, test_size=DIGITS_TEST_SHARE, random_state=0, stratify=labels
     )
-    for split, rows in (("train", train), ("test", test)):
-        np.save(folder / f"{split}.npy", pixels[rows])
-        np.save(folder / f"{split}_labels.npy", digits.target[rows].astype(np.int64))
+    for name, part in zip(ARRAYS, parts, strict=True):
+        np.save(folder / f"{name}.npy", part)
 
 
 def _write_noise(conf: DataConf, folder: Path) -> None:

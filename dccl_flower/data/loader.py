@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dccl_flower.data.batches import Pair, endless
+from dccl_flower.data.batches import Pair
 
-__all__ = ["ImageLoader", "endless", "flip_crop", "normalise"]
 CROP_PADDING = 4
 
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """Batches (B, C, H, W) float32 and targets of the samples ``rows`` of a memory-map.
+    """FixedBatches (B, C, H, W) float32 of the samples ``rows`` of a memory-map, in that order.
 
-    ``targets`` belongs to ``rows`` one to one: labels, or a teacher's logits. Iterating gives
-    every sample once, in order and without augmentation; ``epoch`` shuffles and augments.
+    ``targets`` belongs to ``rows`` one to one: labels, or a teacher's logits. With ``augment`` the
+    images are not fixed.
     """
 
     images: np.ndarray
@@ -35,12 +34,10 @@ class ImageLoader:
 
     @property
     def num_samples(self) -> int:
-        """Number of samples."""
         return len(self.rows)
 
     @property
     def is_fixed(self) -> bool:
-        """Whether no augmentation changes the images from epoch to epoch."""
         return self.augment == "none"
 
     def __len__(self) -> int:
@@ -59,11 +56,9 @@ class ImageLoader:
             yield self.augmented(self._pixels(chosen), generator), self.targets[chosen]
 
     def augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return normalised images as ``augment`` changes them."""
         return flip_crop(images, generator) if self.augment == "flip_crop" else images
 
     def in_fixed_order(self) -> ImageLoader:
-        """Return itself: its order is that of ``rows``."""
         return self
 
     def taken(self, chosen: Tensor) -> dict[str, Tensor]:
@@ -76,15 +71,12 @@ class ImageLoader:
         }
 
     def with_targets(self, targets: Tensor) -> ImageLoader:
-        """Return the same samples with other targets, in the order of ``rows``."""
         return replace(self, targets=targets)
 
     def in_batches_of(self, batch_size: int) -> ImageLoader:
-        """Return the same samples in batches of another size."""
         return replace(self, batch_size=batch_size)
 
     def content_digest(self) -> str:
-        """Return a hash of the images and of what normalises them."""
         digest = hashlib.blake2b(digest_size=16)
         for part in (self.images[self.rows], self.mean, self.std):
             digest.update(part.tobytes())

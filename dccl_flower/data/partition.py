@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,15 +31,9 @@ class Draws(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return self.num_devices
 
-    @overload
-    def __getitem__(self, device: int) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, device: slice) -> list[np.ndarray]: ...
-
-    def __getitem__(self, device: int | slice) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, device: Any) -> Any:
         if isinstance(device, slice):
-            return [self[each] for each in range(*device.indices(self.num_devices))]
+            return [self[each] for each in range(self.num_devices)[device]]
         if not 0 <= device < self.num_devices:
             raise IndexError(f"device {device}: there are {self.num_devices}")
         return numpy_generator(self.seed, "draws", device).choice(self.rows, self.samples)
@@ -61,7 +55,9 @@ def partition(
     if conf.count > len(rows):
         raise ConfError(f"devices.count={conf.count}: there are only {len(rows)} device samples")
     if conf.partitioner == "natural":
-        return _by_group(rows, check_groups(groups), conf.count, seed)
+        if groups is None:
+            raise ConfError("devices.partitioner=natural: needs data.group_column")
+        return _by_group(rows, groups, conf.count, seed)
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
@@ -85,13 +81,6 @@ def partition(
     return indices
 
 
-def check_groups(groups: np.ndarray | None) -> np.ndarray:
-    """Return the natural ids of the samples. Raises ConfError where the data have none."""
-    if groups is None:
-        raise ConfError("devices.partitioner=natural: needs data.group_column")
-    return groups
-
-
 def _by_group(rows: np.ndarray, groups: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     found = np.unique(groups[rows])
     if count > len(found):
@@ -107,12 +96,7 @@ def _partitioner(conf: DevicesConf, seed: int) -> Partitioner:
         return library.IidPartitioner(conf.count)
     if conf.partitioner == "dirichlet":
         return library.DirichletPartitioner(
-            conf.count, partition_by="label", alpha=conf.alpha, min_partition_size=1, seed=seed
+            conf.count, "label", alpha=conf.alpha, min_partition_size=1, seed=seed
         )
-    return library.PathologicalPartitioner(
-        conf.count,
-        partition_by="label",
-        num_classes_per_partition=conf.classes_per_device,
-        class_assignment_mode="deterministic",
-        seed=seed,
-    )
+    classes, mode = conf.classes_per_device, "deterministic"
+    return library.PathologicalPartitioner(conf.count, "label", classes, mode, seed=seed)

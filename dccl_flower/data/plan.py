@@ -11,7 +11,7 @@ import numpy as np
 
 from dccl_flower.config import Conf
 from dccl_flower.data.images import Images, cache_root
-from dccl_flower.data.partition import Draws, check_groups, partition
+from dccl_flower.data.partition import Draws, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
 from dccl_flower.files import content_key, write_folder
 
@@ -60,8 +60,7 @@ def make_plan(conf: Conf, images: Images) -> Plan:
     """Split the training images into cloud, validation and one part a device."""
     labels = np.asarray(images.train_labels)
     rows = subset(labels, conf.data.train_fraction, conf.seed)
-    is_natural = conf.devices.partitioner == "natural"
-    groups = check_groups(images.groups) if is_natural else None
+    groups = images.groups if conf.devices.partitioner == "natural" else None
     sides = split_sides(labels, rows, conf.split, conf.seed, groups, conf.devices.count)
     devices = partition(sides.devices, labels, groups, conf.devices, conf.seed)
     cloud, validation = hold_out(labels, sides.cloud, conf.data.validation, conf.seed)
@@ -83,37 +82,23 @@ def _pixel_statistics(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray,
 
 
 def _write(plan: Plan, folder: Path) -> None:
+    drawn = isinstance(plan.devices, Draws)
     np.savez(
         folder / "plan.npz",
-        cloud=plan.cloud,
-        validation=plan.validation,
         device_rows=plan.device_rows(),
-        device_ends=_ends(plan.devices),
-        cloud_classes=plan.cloud_classes,
-        device_classes=plan.device_classes,
-        mean=plan.mean,
-        std=plan.std,
+        device_ends=[] if drawn else np.cumsum([len(rows) for rows in plan.devices]),
+        **{name: value for name, value in vars(plan).items() if name != "devices"},
     )
-
-
-def _ends(devices: Sequence[np.ndarray]) -> list[int]:
-    if isinstance(devices, Draws):
-        return []
-    return np.cumsum([len(rows) for rows in devices]).tolist()
 
 
 def _read(folder: Path, conf: Conf) -> Plan:
     with np.load(folder / "plan.npz", allow_pickle=False) as stored:
-        rows, devices = stored["device_rows"], conf.devices
-        is_drawn = devices.partitioner == "draws"
-        return Plan(
-            stored["cloud"],
-            stored["validation"],
-            Draws(rows, devices.count, devices.samples, conf.seed)
-            if is_drawn
-            else np.split(rows, stored["device_ends"][:-1]),
-            stored["cloud_classes"].tolist(),
-            stored["device_classes"].tolist(),
-            stored["mean"],
-            stored["std"],
-        )
+        arrays = dict(stored)
+    devices: Sequence[np.ndarray]
+    rows, ends = arrays.pop("device_rows"), arrays.pop("device_ends")
+    if conf.devices.partitioner == "draws":
+        devices = Draws(rows, conf.devices.count, conf.devices.samples, conf.seed)
+    else:
+        devices = np.split(rows, ends[:-1])
+    classes = {name: arrays.pop(name).tolist() for name in ("cloud_classes", "device_classes")}
+    return Plan(devices=devices, **arrays, **classes)

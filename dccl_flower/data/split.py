@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +23,11 @@ class Sides:
 
 def subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Return a stratified random part of the samples, as sorted indices."""
+    rows = np.arange(len(labels))
     if fraction >= 1:
-        return np.arange(len(labels))
+        return rows
     draw = numpy_generator(seed, "subset")
-    parts = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        parts.append(draw.choice(rows, max(1, round(len(rows) * fraction)), replace=False))
-    return np.sort(np.concatenate(parts))
+    return _of_each_class(labels, rows, lambda size: max(1, round(size * fraction)), draw)
 
 
 def split_sides(
@@ -56,40 +54,25 @@ def split_sides(
     cannot serve, and for more devices than there are groups to draw.
     """
     classes = np.unique(labels).tolist()
-    draw = numpy_generator(seed, "split")
-    inside = outside = rows
     if conf.by == "classes":
         _check_classes(conf, classes)
+    draw = numpy_generator(seed, "split")
+    inside = outside = rows
     if groups is not None:
         drawn = _drawn_groups(labels[rows], groups[rows], conf, seed, count)
         is_inside = np.isin(groups[rows], drawn)
         inside, outside = rows[is_inside], rows[~is_inside]
-        if conf.by == "fraction":
-            return Sides(outside, inside, classes, classes)
+    elif conf.by == "fraction":
+        inside = np.sort(draw.permutation(rows)[: round(len(rows) * conf.device_fraction)])
+        outside = np.setdiff1d(rows, inside)
     if conf.by == "fraction":
-        chosen = draw.permutation(rows)[: round(len(rows) * conf.device_fraction)]
-        return Sides(np.setdiff1d(rows, chosen), np.sort(chosen), classes, classes)
-    return _sides_by_classes(labels, inside, outside, conf, draw)
-
-
-def _sides_by_classes(
-    labels: np.ndarray,
-    inside: np.ndarray,
-    outside: np.ndarray,
-    conf: SplitConf,
-    draw: np.random.Generator,
-) -> Sides:
-    """Return the sides where ``inside`` may go to the devices and ``outside`` to the cloud."""
+        return Sides(outside, inside, classes, classes)
     own = inside[np.isin(labels[inside], conf.device_classes)]
     mixed_in = _draw_mix(labels, inside, conf, round(len(own) * conf.mix), draw)
     kept = draw.choice(own, len(own) - len(mixed_in), replace=False)
-    cloud = outside[np.isin(labels[outside], conf.cloud_classes)]
-    return Sides(
-        np.setdiff1d(cloud, mixed_in),
-        np.sort(np.concatenate([kept, mixed_in])),
-        sorted(conf.cloud_classes),
-        sorted(conf.device_classes),
-    )
+    cloud = np.setdiff1d(outside[np.isin(labels[outside], conf.cloud_classes)], mixed_in)
+    devices = np.sort(np.concatenate([kept, mixed_in]))
+    return Sides(cloud, devices, sorted(conf.cloud_classes), sorted(conf.device_classes))
 
 
 def hold_out(
@@ -102,31 +85,38 @@ def hold_out(
     draw = numpy_generator(seed, "validation")
     if not len(rows):
         raise ConfError("split: leaves the cloud no samples")
-    parts = []
-    for label in np.unique(labels[rows]):
-        of_class = rows[labels[rows] == label]
-        wanted = min(max(1, round(len(of_class) * share)), len(of_class) - 1)
-        parts.append(draw.choice(of_class, wanted, replace=False))
-    validation = np.sort(np.concatenate(parts))
+    validation = _of_each_class(
+        labels, rows, lambda size: min(max(1, round(size * share)), size - 1), draw
+    )
     if not len(validation):
         raise ConfError(f"data.validation={share}: the cloud has one sample a class, none to spare")
     return np.setdiff1d(rows, validation), validation
+
+
+def _of_each_class(
+    labels: np.ndarray,
+    rows: np.ndarray,
+    wanted: Callable[[int], int],
+    draw: np.random.Generator,
+) -> np.ndarray:
+    """Return as many of ``rows`` as are wanted of each class's number, at random, sorted."""
+    classes = [rows[labels[rows] == label] for label in np.unique(labels[rows])]
+    parts = [draw.choice(of_class, wanted(len(of_class)), replace=False) for of_class in classes]
+    return np.sort(np.concatenate(parts))
 
 
 def _drawn_groups(
     labels: np.ndarray, groups: np.ndarray, conf: SplitConf, seed: int, count: int
 ) -> np.ndarray:
     """Return the ids of the groups that make the devices' side, in random order."""
-    by_classes = conf.by == "classes"
-    if by_classes:
+    if conf.by == "classes":
         groups = groups[np.isin(labels, conf.device_classes)]
     found, sizes = np.unique(groups, return_counts=True)
     order = numpy_generator(seed, "groups").permutation(len(found))
-    if not by_classes:
+    if conf.by == "fraction":
         share = round(len(groups) * conf.device_fraction)
-        taken = int(np.searchsorted(np.cumsum(sizes[order]), share)) + 1
-        return found[order[:taken]]
-    if count > len(found):
+        count = int(np.searchsorted(np.cumsum(sizes[order]), share)) + 1
+    elif count > len(found):
         raise ConfError(f"devices.count={count}: the devices' data have {len(found)} ids")
     return found[order[:count]]
 
@@ -141,10 +131,8 @@ def _draw_mix(
         wanted = base + (place < extra)
         available = rows[labels[rows] == label]
         if wanted > len(available):
-            raise ConfError(
-                f"split.mix={conf.mix}: needs {wanted} samples of class {label}, "
-                f"there are {len(available)}"
-            )
+            needs = f"needs {wanted} samples of class {label}, there are {len(available)}"
+            raise ConfError(f"split.mix={conf.mix}: {needs}")
         parts.append(draw.choice(available, wanted, replace=False))
     return np.concatenate(parts)
 
@@ -159,10 +147,10 @@ def _check_classes(conf: SplitConf, classes: list[int]) -> None:
         for value in values:
             if value not in classes:
                 raise ConfError(f"{key}={values}: class {value} is not among {classes}")
-    both = sorted(set(conf.cloud_classes) & set(conf.device_classes))
-    neither = sorted(set(classes) - set(conf.cloud_classes) - set(conf.device_classes))
     given = f"split.device_classes={conf.device_classes}"
-    if both:
-        raise ConfError(f"{given}: class {both[0]} is in split.cloud_classes too")
-    if neither:
-        raise ConfError(f"{given}: class {neither[0]} is in neither list")
+    for label in classes:
+        in_cloud, in_devices = label in conf.cloud_classes, label in conf.device_classes
+        if in_cloud and in_devices:
+            raise ConfError(f"{given}: class {label} is in split.cloud_classes too")
+        if not (in_cloud or in_devices):
+            raise ConfError(f"{given}: class {label} is in neither list")

@@ -1,4 +1,5 @@
 import os
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -140,25 +141,27 @@ def test_rgb_turns_grey_images_into_three_channels(folder):
 def test_grey_among_colour_images_is_refused_without_rgb(folder):
     save(folder / "train.parquet", [grey(7), colour(1, 2, 3)], [0, 1])
     save(folder / "test.parquet", [grey(5)], [0])
-    assert refusal(folder) == ("data.image_column=image: row 1 is (2, 3, 3), others have (2, 3, 1)")
+    assert refusal(folder) == (
+        "data.image_column=image: row 1 of train is (2, 3, 3), others have (2, 3, 1)"
+    )
 
 
 def test_images_of_unequal_size_are_refused_with_the_row(folder):
     pictures = [grey(1), grey(2), grey(3, height=4)]
     save(folder / "train.parquet", pictures, [0, 1, 0])
     save(folder / "test.parquet", [grey(5)], [0])
-    assert refusal(folder).startswith("data.image_column=image: row 2 is (4, 3, 1), ")
+    assert refusal(folder).startswith("data.image_column=image: row 2 of train is (4, 3, 1), ")
 
 
-def test_the_row_of_an_odd_image_counts_over_all_batches(folder, monkeypatch):
-    monkeypatch.setattr(images, "DECODE_BATCH", 2)
+def test_the_row_of_an_odd_image_is_told(folder):
     save(folder / "train.parquet", [grey(1), grey(2), grey(3), grey(4, width=5)], [0, 1, 0, 1])
     save(folder / "test.parquet", [grey(5)], [0])
-    assert "row 3 is" in refusal(folder)
+    assert refusal(folder) == (
+        "data.image_column=image: row 3 of train is (2, 5, 1), others have (2, 3, 1)"
+    )
 
 
-def test_decoding_in_batches_keeps_the_order(folder, monkeypatch):
-    monkeypatch.setattr(images, "DECODE_BATCH", 2)
+def test_decoding_keeps_the_order(folder):
     save(folder / "train.parquet", [grey(v) for v in range(5)], [0] * 5)
     save(folder / "test.parquet", [grey(5)], [0])
     assert opened(folder).train[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
@@ -167,7 +170,9 @@ def test_decoding_in_batches_keeps_the_order(folder, monkeypatch):
 def test_test_images_of_another_size_than_the_training_images_are_refused(folder):
     save(folder / "train.parquet", [grey(1)], [0])
     save(folder / "test.parquet", [grey(5, height=4)], [0])
-    assert "data.image_column=image" in refusal(folder)
+    assert refusal(folder) == (
+        "data.image_column=image: row 0 of test is (4, 3, 1), others have (2, 3, 1)"
+    )
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
@@ -321,10 +326,21 @@ def test_a_row_without_an_image_is_named(folder):
     assert refusal(folder) == "data.image_column=image: row 1 of train holds no image"
 
 
-def test_a_damaged_image_is_refused_with_its_rows(folder):
-    save_raw(folder, [b"no picture"], [0])
+def test_a_damaged_image_is_refused_with_its_row(folder):
+    picture = BytesIO()
+    grey(1).save(picture, "PNG")
+    save_raw(folder, [picture.getvalue(), b"no picture"], [0, 1])
     assert refusal(folder).startswith(
-        "data.image_column=image: rows 0 to 0 of train hold a damaged image (cannot identify"
+        "data.image_column=image: row 1 of train holds a damaged image (cannot identify"
+    )
+
+
+def test_a_damaged_image_is_refused_where_the_file_says_that_it_is_one(folder):
+    for split in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"image": [b"no picture"], "label": [0]})
+        rows.cast_column("image", datasets.Image()).to_parquet(folder / f"{split}.parquet")
+    assert refusal(folder).startswith(
+        "data.image_column=image: row 0 of train holds a damaged image (cannot identify"
     )
 
 

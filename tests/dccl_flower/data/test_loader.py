@@ -6,7 +6,8 @@ import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.data.loader import ImageLoader, endless, flip_crop, normalise
+from dccl_flower.data.batches import endless
+from dccl_flower.data.loader import ImageLoader, flip_crop, normalise
 
 ZERO, ONE = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
 # Six 2x2 images; image n has all pixels at 10 n.

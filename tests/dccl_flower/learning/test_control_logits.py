@@ -13,8 +13,8 @@ from image_device import POOL, STD, Counted, image_loader, image_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.data.batches import as_batches
-from dccl_flower.data.loader import ImageLoader, endless
+from dccl_flower.data.batches import as_batches, endless
+from dccl_flower.data.loader import ImageLoader
 from dccl_flower.learning.control_logits import (
     PASS_BATCH,
     control_logits,

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dccl_flower import DcCclClient
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.data.loader import endless
+from dccl_flower.data.batches import endless
 from dccl_flower.device_store import sha256
 from dccl_flower.learning.evaluate import predict
 from dccl_flower.models.frozen import exchanged_state
