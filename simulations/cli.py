@@ -17,6 +17,7 @@ from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.superlink import RunError, choose_port
 
+Overrides = tuple[str, ...]
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 FOLDER, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
 CONF = click.argument("conf")
@@ -55,7 +56,7 @@ def cli() -> None:
 @click.option("--in-process", is_flag=True, help="Here, without Flower and Ray: for a debugger.")
 def run(
     conf: str,
-    overrides: tuple[str, ...],
+    overrides: Overrides,
     output: Path | None,
     port: int | None,
     in_process: bool,
@@ -96,12 +97,7 @@ def run(
 @JOBS
 @click.option("--output", type=FOLDER, help="Directory; runs/arms-CONF.")
 def arms(
-    conf: str,
-    overrides: tuple[str, ...],
-    seeds: str,
-    names: str | None,
-    jobs: int,
-    output: Path | None,
+    conf: str, overrides: Overrides, seeds: str, names: str | None, jobs: int, output: Path | None
 ) -> None:
     """Compare methods and settings on CONF; what is done already is not done again."""
     from dccl_flower.simulations.arms.arms import load_arms, parse_arms, parse_seeds
@@ -123,7 +119,7 @@ def arms(
 @OVERRIDES
 @JOBS
 @click.option("--output", type=FOLDER, help="Directory; runs/search-CONF.")
-def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None) -> None:
+def search(conf: str, overrides: Overrides, jobs: int, output: Path | None) -> None:
     """Search for the fusion that keeps most of what devices learn; the test set is not touched."""
     loaded = load_conf(conf, overrides)
     from dccl_flower.simulations.search.search import run_search
@@ -136,7 +132,7 @@ def search(conf: str, overrides: tuple[str, ...], jobs: int, output: Path | None
 @CONF
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def cost(conf: str, overrides: Overrides, as_json: bool) -> None:
     """Count what the models of CONF cost to hold, train and send; nothing is trained."""
     loaded = load_conf(conf, overrides)
     from dccl_flower.simulations.cost_report import cost_report, cost_table
@@ -164,7 +160,7 @@ def cost(conf: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--output", type=FOLDER, help="Directory; runs/scale.")
 @PORT
 def scale(
-    overrides: tuple[str, ...],
+    overrides: Overrides,
     conf: str,
     devices: str,
     workers: str,

@@ -57,8 +57,9 @@ def summarise(folders: Iterable[Path]) -> str:
 def _read(folder: Path) -> Results:
     try:
         results: Results = json.loads((folder / "results.json").read_text())
-        for key in ("conf", "seed", "final", "wire", "seconds"):
-            results[key]
+        for key in ("conf", "final", "wire", "seconds"):
+            dict(results[key])
+        results["seed"], results["conf"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfError(f"{folder}: holds no results.json of a finished run") from error
     return results

@@ -48,6 +48,28 @@ def test_a_folder_without_results_is_named(tmp_path):
         summarise([tmp_path])
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"conf": 1}, {"conf": []}, {"conf": {}}, {"final": "all"}, {"seconds": None}, {"wire": 0}],
+)
+def test_results_of_another_form_are_no_results(tmp_path, changed):
+    folder = write_run(tmp_path / "run", 0, 0.9)
+    results = json.loads((folder / "results.json").read_text()) | changed
+    (folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfError, match=r"holds no results\.json of a finished run"):
+        summarise([folder])
+
+
+def test_what_a_method_does_not_have_is_a_dash(tmp_path):
+    folder = write_run(tmp_path / "run", 0, 0.9)
+    results = json.loads((folder / "results.json").read_text())
+    results |= {"references": {}, "final": {"accuracy": 0.9}}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert summarise([folder]).splitlines()[2] == (
+        "| `digits` | 0 | - | 90.0 | - | - | - | - | 2.00 | 30 |"
+    )
+
+
 def test_the_same_seed_twice_is_refused(tmp_path):
     runs = [write_run(tmp_path / name, 0, 0.9) for name in "ab"]
     with pytest.raises(ConfError, match="seed 0 of this experiment is given twice"):
