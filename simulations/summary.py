@@ -57,9 +57,10 @@ def summarise(folders: Iterable[Path]) -> str:
 def _read(folder: Path) -> Results:
     try:
         results: Results = json.loads((folder / "results.json").read_text())
+        # Each of these raises where something is missing or of another form.
+        results["seed"], results["conf"]["name"]
         for key in ("conf", "final", "wire", "seconds"):
             dict(results[key])
-        results["seed"], results["conf"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfError(f"{folder}: holds no results.json of a finished run") from error
     return results
