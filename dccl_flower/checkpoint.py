@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
@@ -33,12 +34,5 @@ def to_bytes(state: dict[str, Tensor]) -> bytes:
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors on the CPU, each with memory of its own: the format knows no sharing."""
-    plain: dict[str, Tensor] = {}
-    taken: set[int] = set()
-    for name, tensor in state.items():
-        own = tensor.detach().cpu().contiguous()
-        if own.untyped_storage().data_ptr() in taken:
-            own = own.clone()
-        taken.add(own.untyped_storage().data_ptr())
-        plain[name] = own
-    return plain
+    own = torch.contiguous_format
+    return {n: tensor.detach().cpu().clone(memory_format=own) for n, tensor in state.items()}

@@ -29,13 +29,14 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 Vectors = list[np.ndarray]
+Layout = Sequence[tuple[str, tuple[int, ...]]]
 LARGEST_CODE = 127
 LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
 class Codec:
-    """One flat vector of floats; other codecs change what they do differently.
+    """One flat vector of floats.
 
     ``sends_changes``: what goes up is how far a state moved, not where it came to.
     """
@@ -47,15 +48,15 @@ class Codec:
     @property
     def is_exact(self) -> bool:
         """Tell whether what is decoded is what was encoded, to the bit."""
-        return self.dtype == "float32"
+        return self.dtype in ("float32", "float64")
 
     def keys(self, state: Mapping[str, Tensor]) -> list[str]:
         """Return what the arrays are called in a record."""
         return [str(place) for place in range(len(self.layout(state)))]
 
-    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
-        """Return dtype and length of each array that :meth:`encode` makes of such a state."""
-        return [(self.dtype, sum(_sizes(like)))]
+    def layout(self, like: Mapping[str, Tensor]) -> Layout:
+        """Return dtype and shape of each array that :meth:`encode` makes of such a state."""
+        return [(self.dtype, (sum(_sizes(like)),))]
 
     def encode(self, state: State) -> Vectors:
         """Return a state as arrays.
@@ -63,8 +64,9 @@ class Codec:
         int8 raises ValueError where a tensor of two or more dimensions holds a value that is not
         finite, or so large that its scale is not safe to multiply.
         """
-        vector = _flat(state.values())
-        return [vector.numpy() if self.is_exact else _saturated(vector).half().numpy()]
+        if self.is_exact:
+            return [_flat(state.values(), getattr(torch, self.dtype)).numpy()]
+        return [_saturated(_flat(state.values())).half().numpy()]
 
     def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
         """Return the state that :meth:`encode` encoded, with the names and shapes of ``like``.
@@ -73,7 +75,7 @@ class Codec:
         shape of the arrays does not fit, or a scale is negative or not finite.
         """
         (vector,) = _read(self.name, arrays, self.layout(like))
-        return _views(vector.float(), like)
+        return _views(vector if self.is_exact else vector.float(), like)
 
     def encode_update(
         self, trained: State, received: State, residual: State
@@ -103,33 +105,23 @@ class Named(Codec):
     def keys(self, state: Mapping[str, Tensor]) -> list[str]:
         return list(state)
 
-    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
-        return [(self.dtype, size) for size in _sizes(like)]
+    def layout(self, like: Mapping[str, Tensor]) -> Layout:
+        return [(self.dtype, tuple(tensor.shape)) for tensor in like.values()]
 
     def encode(self, state: State) -> Vectors:
         return [tensor.detach().float().cpu().numpy().copy() for tensor in state.values()]
 
     def decode(self, arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
-        shapes = [tuple(tensor.shape) for tensor in like.values()]
-        for array, shape in zip(arrays, shapes, strict=False):
-            if array.shape != shape:
-                raise ValueError(f"{self.name}: got an array of {array.shape}, expected {shape}")
-        flat = [array.reshape(-1) for array in arrays]
-        parts = _read(self.name, flat, self.layout(like))
-        return {n: p.view(s) for n, p, s in zip(like, parts, shapes, strict=True)}
+        return dict(zip(like, _read(self.name, arrays, self.layout(like)), strict=True))
 
 
 class EightBits(Codec):
     """Codes, their scales, and the exact rest."""
 
-    @property
-    def is_exact(self) -> bool:
-        return False
-
-    def layout(self, like: Mapping[str, Tensor]) -> list[tuple[str, int]]:
+    def layout(self, like: Mapping[str, Tensor]) -> Layout:
         matrices, others = _parted(like)
-        lengths = (sum(_sizes(matrices)), len(matrices), sum(_sizes(others)))
-        return list(zip(("int8", "float32", "float32"), lengths, strict=True))
+        codes, rest = ((sum(_sizes(part)),) for part in (matrices, others))
+        return [("int8", codes), ("float32", (len(matrices),)), ("float32", rest)]
 
     def encode(self, state: State) -> Vectors:
         matrices, rest = _parted(state)
@@ -148,7 +140,8 @@ class EightBits(Codec):
         matrices, rest = _parted(trained)
         change = _flat(matrices.values()) - _flat(received[name] for name in matrices)
         if residual:
-            _check_residual(residual, matrices)
+            if _shapes(residual) != _shapes(matrices):
+                raise ValueError("int8: the residual kept is of another model")
             change += _flat(residual[name] for name in matrices)
         codes, scales = _quantised(change, _sizes(matrices))
         lost = change - _restored(codes, scales, _sizes(matrices))
@@ -168,29 +161,11 @@ class EightBits(Codec):
 
 
 FP32 = Codec("fp32")
-CODECS: dict[str, Codec] = {
-    each.name: each
-    for each in (
-        FP32,
-        Codec("fp16", "float16"),
-        EightBits("int8", "int8", sends_changes=True),
-        Named("named"),
-    )
-}
-
-
-def encode_exact(state: State) -> Vectors:
-    """Return a state as one float64 vector, for sums that are not finished yet."""
-    return [torch.cat([tensor.double().reshape(-1) for tensor in state.values()]).numpy()]
-
-
-def decode_exact(arrays: Sequence[np.ndarray], like: Mapping[str, Tensor]) -> State:
-    """Return the float64 state that :func:`encode_exact` encoded, named and shaped as ``like``.
-
-    Raises ValueError where number, dtype or shape of the arrays does not fit.
-    """
-    (vector,) = _read("float64", arrays, [("float64", sum(_sizes(like)))])
-    return _views(vector, like)
+FP16 = Codec("fp16", "float16")
+INT8 = EightBits("int8", "int8", sends_changes=True)
+CODECS: dict[str, Codec] = {each.name: each for each in (FP32, FP16, INT8, Named("named"))}
+# For sums that are not finished yet, which stay in double precision.
+FP64 = Codec("float64", "float64")
 
 
 def encoded_bytes(arrays: Iterable[np.ndarray]) -> int:
@@ -214,12 +189,6 @@ def _check_scales(matrices: Mapping[str, Tensor], scales: Tensor) -> None:
             raise ValueError(f"int8: the scale of {name!r} is {scale}, expected finite and >= 0")
 
 
-def _check_residual(residual: State, matrices: State) -> None:
-    shapes, expected = ({n: t.shape for n, t in state.items()} for state in (residual, matrices))
-    if shapes != expected:
-        raise ValueError("int8: the residual kept is of another model")
-
-
 def _parted(state: Mapping[str, Tensor]) -> tuple[State, State]:
     """Return the tensors that int8 quantises and those that it sends as they are."""
     matrices = {name: tensor for name, tensor in state.items() if tensor.dim() >= 2}
@@ -231,10 +200,14 @@ def _sizes(state: Mapping[str, Tensor]) -> list[int]:
     return [tensor.numel() for tensor in state.values()]
 
 
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    """Return the values of the tensors as one new float32 vector on the CPU."""
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _flat(tensors: Iterable[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the values of the tensors as one new vector on the CPU."""
     parts = [tensor.reshape(-1) for tensor in tensors]
-    return torch.cat(parts).detach().float().cpu() if parts else torch.empty(0)
+    return torch.cat(parts).detach().to(dtype).cpu() if parts else torch.empty(0, dtype=dtype)
 
 
 def _views(vector: Tensor, like: Mapping[str, Tensor]) -> State:
@@ -272,14 +245,12 @@ def _spread(scales: Tensor, sizes: list[int]) -> Tensor:
     return torch.from_numpy(np.repeat(scales.numpy(), sizes))
 
 
-def _read(
-    codec: str, arrays: Sequence[np.ndarray], expected: Sequence[tuple[str, int]]
-) -> list[Tensor]:
-    """Return copies of the arrays as tensors, if each is a vector of its dtype and length."""
+def _read(codec: str, arrays: Sequence[np.ndarray], expected: Layout) -> list[Tensor]:
+    """Return copies of the arrays as tensors, if each is of its dtype and shape."""
     if len(arrays) != len(expected):
         raise ValueError(f"{codec}: got {len(arrays)} arrays, expected {len(expected)}")
-    for array, (dtype, length) in zip(arrays, expected, strict=True):
-        if array.dtype != dtype or array.shape != (length,):
-            found, wanted = f"{array.dtype} {array.shape}", f"{dtype} {(length,)}"
+    for array, (dtype, shape) in zip(arrays, expected, strict=True):
+        if array.dtype != dtype or array.shape != shape:
+            found, wanted = f"{array.dtype} {array.shape}", f"{dtype} {shape}"
             raise ValueError(f"{codec}: got an array of {found}, expected {wanted}")
     return [torch.from_numpy(np.array(array)) for array in arrays]

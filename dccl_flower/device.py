@@ -4,76 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load as load_safetensors
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import Codec, State, Vectors
+from dccl_flower.codecs import FP32, Codec, State, Vectors
 from dccl_flower.data.batches import Batches
 from dccl_flower.device_store import DeviceStore
+from dccl_flower.files import write_aside
 from dccl_flower.method import Answer, Ask
 from dccl_flower.seeds import isolated_rng, torch_generator
 
 Load = Callable[[int], Batches]
 
 
+@dataclass(frozen=True)
 class Memory:
     """What a device keeps from turn to turn, under names.
 
     It is of one run, unless it says that it holds for all of them.
     """
 
-    def __init__(self, store: DeviceStore, device: int, run: str) -> None:
-        self._store = store
-        self._device = device
-        self._run = run
+    store: DeviceStore
+    device: int
+    run: str
 
     def kept(self, name: str, of_all_runs: bool = False) -> State | None:
         """Return what :meth:`keep` kept, or None."""
-        blob = self._store.kept(self._device, self._place(name, of_all_runs))
-        return None if blob is None else load_safetensors(blob)
+        path = self._path(name, of_all_runs)
+        return load_safetensors(path.read_bytes()) if path.exists() else None
 
     def keep(self, name: str, state: State, of_all_runs: bool = False) -> None:
         """Keep tensors under a name, in place of the last ones."""
-        self._store.keep(self._device, self._place(name, of_all_runs), to_bytes(state))
+        write_aside(self._path(name, of_all_runs), to_bytes(state))
 
-    def _place(self, name: str, of_all_runs: bool) -> str:
-        return name if of_all_runs else f"{self._run}/{name}"
+    def _path(self, name: str, of_all_runs: bool) -> Path:
+        own = self.store.own(self.device)
+        return (own if of_all_runs else own / self.run) / f"{name}.safetensors"
 
 
+@dataclass
 class Device:
     """What a device's half may use in a turn; ``load`` gives the samples of a device id."""
 
-    def __init__(self, number: int, server_round: int, seed: int, load: Load, memory: Memory):
-        self.number = number
-        self.memory = memory
-        self._round = server_round
-        self._seed = seed
-        self._load = load
+    number: int
+    server_round: int
+    seed: int
+    load: Load
+    memory: Memory
 
     @cached_property
     def batches(self) -> Batches:
         """The device's own samples."""
-        return self._load(self.number)
+        return self.load(self.number)
 
     def example(self) -> torch.Tensor:
         """Return two of the device's images, to measure models by."""
-        with isolated_rng(self._seed, "example"):
-            images, _ = next(iter(self._load(self.number)))
+        with isolated_rng(self.seed, "example"):
+            images, _ = next(iter(self.load(self.number)))
         return images[:2]
 
     def generator(self, purpose: str, *more: int) -> torch.Generator:
         """Return the generator of this turn for one purpose."""
-        return torch_generator(self._seed, *self._keys(purpose, *more))
+        return torch_generator(self.seed, *self._keys(purpose, *more))
 
     def isolated(self, purpose: str, *more: int) -> AbstractContextManager[None]:
         """Return a scope in which torch's global generators are this turn's own."""
-        return isolated_rng(self._seed, *self._keys(purpose, *more), "torch")
+        return isolated_rng(self.seed, *self._keys(purpose, *more), "torch")
 
     def _keys(self, purpose: str, *more: int) -> Sequence[str | int]:
-        return (purpose, "device", self.number, "round", self._round, *more)
+        return (purpose, "device", self.number, "round", self.server_round, *more)
 
 
 def encoded_answer(codec: Codec, ask: Ask, answer: Answer, memory: Memory) -> Vectors:
@@ -84,3 +89,10 @@ def encoded_answer(codec: Codec, ask: Ask, answer: Answer, memory: Memory) -> Ve
     update, residual = codec.encode_update(answer.state, ask.state, residual)
     memory.keep("residual", residual)
     return update
+
+
+def decoded_answer(codec: Codec, ask: Ask, arrays: Sequence[np.ndarray]) -> State:
+    """Return an answer's state as the server reads it. Raises ValueError where it does not fit."""
+    if ask.like is not None:
+        return FP32.decode(arrays, ask.like)
+    return codec.apply_update(arrays, ask.state)

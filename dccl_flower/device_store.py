@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,12 +23,12 @@ def sha256(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()
 
 
+@dataclass(frozen=True)
 class Parcel:
     """Tensors that a device is sent once and finds again by the hash of their bytes."""
 
-    def __init__(self, digest: str, read: Callable[[], bytes]) -> None:
-        self.digest = digest
-        self.blob = read
+    digest: str
+    blob: Callable[[], bytes]
 
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> Parcel:
@@ -70,14 +71,9 @@ class DeviceStore:
             raise ValueError(f"device {device} {LACKS} {digest}")
         return self._blob(digest).read_bytes()
 
-    def keep(self, device: int, name: str, blob: bytes) -> None:
-        """Keep a device's own blob under a name, in place of the last one."""
-        write_aside(self._own(device, name), blob)
-
-    def kept(self, device: int, name: str) -> bytes | None:
-        """Return what :meth:`keep` kept, or None."""
-        path = self._own(device, name)
-        return path.read_bytes() if path.exists() else None
+    def own(self, device: int) -> Path:
+        """Return the folder of what a device keeps that it was not sent."""
+        return self._folder / "own" / str(device)
 
     def _is_intact(self, digest: str) -> bool:
         path = self._blob(digest)
@@ -89,9 +85,6 @@ class DeviceStore:
 
     def _blob(self, digest: str) -> Path:
         return self._folder / "blobs" / f"{digest}.safetensors"
-
-    def _own(self, device: int, name: str) -> Path:
-        return self._folder / "own" / str(device) / f"{name}.safetensors"
 
     def _marker(self, device: int, digest: str) -> Path:
         return self._folder / "devices" / str(device) / digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -49,13 +50,10 @@ def write_folder(folder: Path, fill: Write) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
-    except OSError as error:
-        raise ConfError(f"cache {folder.parent}: cannot be written ({error.strerror})") from error
-    try:
         fill(aside)
         aside.rename(folder)
     except OSError as error:
-        if not folder.exists():
+        if not os.path.exists(folder):  # which does not raise where it may not look
             cause = error.strerror or error
             raise ConfError(f"cache {folder.parent}: cannot be written ({cause})") from error
     finally:

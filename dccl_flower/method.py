@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from dccl_flower.codecs import State
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.device_store import Parcel
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dccl_flower.experiment import Experiment
     from dccl_flower.fleet.tiers import Workload
 
-State = dict[str, Tensor]
 OnProgress = Callable[[str, int, int], None]
 GROUP = "dccl_flower.methods"
 
@@ -96,9 +96,6 @@ class Method(Protocol):
 
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the models that serve a state, by role."""
-
-    def load_state_dict(self, states: Mapping[str, State]) -> None:
-        """Take over what :meth:`state_dict` returned."""
 
 
 @runtime_checkable

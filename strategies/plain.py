@@ -109,7 +109,3 @@ class ServedAlone:
         """Return the model."""
         load_exchanged(self.model, state)
         return {"model": self.model.state_dict()}
-
-    def load_state_dict(self, states: Mapping[str, State]) -> None:
-        """Take over a model."""
-        self.model.load_state_dict(states["model"])

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dccl_flower.codecs import Codec
 from dccl_flower.fleet.clock import Cohort, close_round, over_sampled, turn
 from dccl_flower.fleet.profiles import Fleet
-from dccl_flower.fleet.tiers import TurnCost, Workload, fitting_tiers, turn_costs
+from dccl_flower.fleet.tiers import TurnCost, fitting_tiers
 from dccl_flower.seeds import numpy_generator
 
 logger = logging.getLogger("dccl_flower")
@@ -65,21 +64,18 @@ class Roster:
         if not 1 <= self.per_round <= num_devices:
             raise ValueError(f"devices_per_round={per_round}: must lie in 1..{num_devices}")
 
-    def prepare(self, workload: Callable[[], Workload], codec: Codec) -> None:
-        """Learn what a turn takes devices of each tier, where there are tiers.
+    def prepare(self, costs: Callable[[Fleet], Mapping[float, TurnCost]]) -> None:
+        """Learn what turns take, by share of the width, where there are tiers.
 
         Raises ConfError where no tier can train the model.
         """
-        if self.fleet is not None:
-            self.learn(turn_costs(self.fleet, workload(), codec))
-
-    def learn(self, costs: Mapping[float, TurnCost]) -> None:
-        """Take note of what turns take, by share. Raises ConfError where no tier has the memory."""
-        assert self.fleet is not None
-        self._costs, self._fitting = costs, fitting_tiers(self.fleet, costs)
+        if self.fleet is None:
+            return
+        self._costs = costs(self.fleet)
+        self._fitting = fitting_tiers(self.fleet, self._costs)
         for tier in self.fleet.tiers:
             if tier.name not in self._fitting:
-                need = costs[tier.co_share].memory / 1e6
+                need = self._costs[tier.co_share].memory / 1e6
                 given = f"tier {tier.name} has {tier.memory_mb:g} MB"
                 logger.warning("%s and training takes %.1f MB: never picked", given, need)
 
@@ -89,7 +85,8 @@ class Roster:
         Raises RoundStopped where fewer would than the policy goes on with.
         """
         if self.fleet is None:
-            return Cohort(self._drawn(range(self.num_devices), "cohort", server_round))
+            everybody = range(self.num_devices)
+            return Cohort(self._drawn(everybody, "cohort", server_round, self.per_round))
         cohort = self._timed(self.fleet, server_round)
         if policy.is_enough(len(cohort.devices), self.per_round):
             return cohort
@@ -124,9 +121,7 @@ class Roster:
         return cohort
 
     def _drawn(
-        self, devices: Sequence[int], purpose: str, server_round: int, size: int | None = None
+        self, devices: Sequence[int], purpose: str, server_round: int, size: int
     ) -> list[int]:
-        """Return as many of the devices, in order, by seed, purpose and round alone."""
         draw = numpy_generator(self.seed, purpose, "round", server_round)
-        size = self.per_round if size is None else size
         return sorted(draw.choice(devices, size, replace=False).tolist())

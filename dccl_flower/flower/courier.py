@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -13,24 +14,31 @@ from flwr.serverapp.exception import AggregationError
 
 from dccl_flower.codecs import Codec, State
 from dccl_flower.device_store import LACKS
+from dccl_flower.engine import once_each
 from dccl_flower.fleet.roster import FaultPolicy
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.letters import Letter, Reply, speakers
-from dccl_flower.flower.nodes import NodeDirectory
+from dccl_flower.flower.letters import ROUND, Letter, Reply, speakers
+from dccl_flower.flower.nodes import by_node, meet_nodes, node_of
 from dccl_flower.method import Ask
+from dccl_flower.turns import Plain
 
 TRAIN = "train"
+Known = tuple[State, ArrayRecord]
 logger = logging.getLogger("dccl_flower")
 
 
 @dataclass
 class Errand:
-    """What was asked of which device, by messages of one type; ``given`` is the caller's config."""
+    """What was asked of which device, by messages of one type; ``given`` is the caller's config.
+
+    ``replies`` are those that came, by each device that they speak for.
+    """
 
     letters: Mapping[int, Letter]
     kind: str
     given: Mapping[str, Any]
     messages: list[Message] = field(default_factory=list)
+    replies: dict[int, Reply] = field(default_factory=dict)
 
 
 class Fault(NamedTuple):
@@ -40,47 +48,44 @@ class Fault(NamedTuple):
     reason: str
 
 
+@dataclass
 class Courier:
     """Messages to devices; what a device keeps rides along only where it lacks it.
 
     A message of type ``train`` speaks to up to ``devices_per_node`` devices of a node, any other
-    to one.
+    to one. ``common`` is what all of them say. Nodes are waited for before the first is sent.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        directory: NodeDirectory,
-        ledger: Ledger,
-        codec: Codec,
-        policy: FaultPolicy,
-        devices_per_node: int = 1,
-    ) -> None:
-        self._grid = grid
-        self._directory = directory
-        self._ledger = ledger
-        self._codec = codec
-        self._policy = policy
-        self._devices_per_node = devices_per_node
-        self._held: dict[int, set[str]] = {}  # by device, what it held when it last answered
+    grid: Grid
+    num_devices: int
+    ledger: Ledger
+    codec: Codec
+    policy: FaultPolicy
+    devices_per_node: int = 1
+    num_nodes: int | None = None
+    common: Mapping[str, Plain] = field(default_factory=dict)
+    # By device, what it held when it last answered.
+    _held: dict[int, set[str]] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def nodes(self) -> list[int]:
+        """The nodes that play the devices."""
+        return meet_nodes(self.grid, self.num_devices, self.ledger, self.num_nodes)
 
     def letters(
-        self,
-        asks: Mapping[int, Ask],
-        common: Mapping[str, Any],
-        known: tuple[State, ArrayRecord] | None = None,
+        self, asks: Mapping[int, Ask], server_round: int, known: Known | None = None
     ) -> dict[int, Letter]:
         """Return each device's letter; asks that are one object share one.
 
         ``known`` is a state whose arrays need not be made again.
         """
-        made: dict[int, Letter] = {}
-        for ask in asks.values():
-            if id(ask) not in made:
-                is_known = known is not None and known[0] is ask.state and self._codec.is_exact
-                arrays = known[1] if known is not None and is_known else None
-                made[id(ask)] = Letter(ask, self._codec, common, arrays)
-        return {device: made[id(ask)] for device, ask in asks.items()}
+        common: dict[str, Plain] = {ROUND: server_round, **self.common}
+
+        def letter(ask: Ask) -> Letter:
+            is_known = known is not None and known[0] is ask.state and self.codec.is_exact
+            return Letter(ask, self.codec, common, known[1] if known and is_known else None)
+
+        return once_each(asks, letter)
 
     def send(
         self, letters: Mapping[int, Letter], kind: str, given: Mapping[str, Any] | None = None
@@ -90,11 +95,6 @@ class Courier:
         Raises ValueError where the caller's config sets what a letter says itself.
         """
         errand = Errand(letters, kind, given or {})
-        for letter in set(letters.values()):
-            if clash := letter.reserved.intersection(errand.given):
-                raise ValueError(
-                    f"train_config: {min(clash)!r} is set by the strategy: leave it out"
-                )
         lacking = self._lacking(letters)
         for device in letters:
             self._held.pop(device, None)  # until it answers
@@ -107,60 +107,62 @@ class Courier:
         Devices that have lost what they kept are sent it, and asked once more. Raises
         AggregationError where the policy says to stop.
         """
-        good: dict[int, Reply] = {}
-        faults = self._take(errand, replies, good)
+        letters, answered = errand.letters, errand.replies.keys()
+        faults = self._take(errand, replies)
         if forgetful := {fault.node for fault in faults if LACKS in fault.reason}:
-            silent = sorted(errand.letters.keys() - _answered(good))
-            lost = [device for device in silent if self._directory.node_of(device) in forgetful]
-            again = self._messages(errand, {d: list(errand.letters[d].ask.keep) for d in lost})
-            late = self._grid.send_and_receive(again, timeout=self._policy.timeout)
+            silent = sorted(letters.keys() - answered)
+            lost = [device for device in silent if node_of(self.nodes, device) in forgetful]
+            again = self._messages(errand, {d: list(letters[d].ask.keep) for d in lost})
             faults = [fault for fault in faults if LACKS not in fault.reason]
-            faults += self._take(errand, late, good)
-        answered, asked = len(_answered(good)), len(errand.letters)
-        if not self._policy.is_enough(answered, asked):
+            faults += self._take(errand, self._exchange(again))
+        if not self.policy.is_enough(len(answered), len(letters)):
             cause = f"; first error: {faults[0].reason}" if faults else ""
-            raise AggregationError(f"{answered} of {asked} devices answered{cause}")
+            count = f"{len(answered)} of {len(letters)} devices answered"
+            raise AggregationError(f"{count}{cause}")
         for fault in faults:
             logger.warning("a round goes on without an answer: %s", fault.reason)
-        for device in _answered(good):
-            self._held[device] = set(errand.letters[device].digests.values())
-        return [good[device] for device in sorted(good)]
+        for device in answered:
+            self._held[device] = set(letters[device].digests.values())
+        in_order = sorted(errand.replies.items())
+        return [reply for device, reply in in_order if device == reply.devices[0]]
 
     def ask(self, letters: Mapping[int, Letter], kind: str) -> list[Reply]:
         """Send messages, wait for the replies and return them as :meth:`read` does."""
         errand = self.send(letters, kind)
-        replies = self._grid.send_and_receive(errand.messages, timeout=self._policy.timeout)
-        return self.read(errand, replies)
+        return self.read(errand, self._exchange(errand.messages))
 
     def count_unanswered(self, letters: Mapping[int, Letter]) -> None:
         """Count what devices are sent whose answers do not come in time."""
         for device, letter in letters.items():
-            parcels = {} if device in self._held else letter.ask.keep
-            blobs = ConfigRecord({name: parcel.blob() for name, parcel in parcels.items()})
+            parcels = [] if device in self._held else list(letter.ask.keep)
+            blobs = ConfigRecord(letter.blobs(parcels))
             content = RecordDict({"arrays": letter.arrays, "config": blobs})
-            self._ledger.sent(content, letter.ask.sends)
+            self.ledger.sent(content, letter.ask.sends)
+
+    def _exchange(self, messages: Sequence[Message]) -> Iterable[Message]:
+        return self.grid.send_and_receive(messages, timeout=self.policy.timeout)
 
     def _messages(self, errand: Errand, lacking: Mapping[int, Sequence[str]]) -> list[Message]:
         """Return the messages to the devices that ``lacking`` names, what they lack included."""
         messages = []
-        is_shared = self._devices_per_node != 1 and errand.kind == TRAIN
-        for node, together in self._groups(errand, list(lacking), is_shared):
+        is_shared = self.devices_per_node != 1 and errand.kind == TRAIN
+        for node, together in self._groups(errand, lacking, is_shared):
             letter = errand.letters[together[0]]
             keep = letter.ask.keep
             missing = {name: sum(name in lacking[device] for device in together) for name in keep}
             parcels = [name for name, count in missing.items() if count]
             content = letter.content(together, is_shared, parcels, errand.given)
-            self._ledger.sent(content, letter.ask.sends, len(together), missing)
+            self.ledger.sent(content, letter.ask.sends, len(together), missing)
             messages.append(Message(content, dst_node_id=node, message_type=errand.kind))
         return messages
 
     def _groups(
-        self, errand: Errand, devices: Sequence[int], is_shared: bool
+        self, errand: Errand, devices: Iterable[int], is_shared: bool
     ) -> list[tuple[int, list[int]]]:
         """Return nodes and the devices that share a message: of one node and sent the same."""
-        size = self._devices_per_node if is_shared else 1
+        size = self.devices_per_node if is_shared else 1
         groups = []
-        for node, ids in self._directory.by_node(devices).items():
+        for node, ids in by_node(self.nodes, devices).items():
             alike: dict[int, list[int]] = {}
             for device in ids:
                 alike.setdefault(id(errand.letters[device]), []).append(device)
@@ -168,74 +170,64 @@ class Courier:
                 groups += [(node, same[at : at + size]) for at in range(0, len(same), size)]
         return groups
 
-    def _take(
-        self, errand: Errand, replies: Iterable[Message], good: dict[int, Reply]
-    ) -> list[Fault]:
-        """Read replies into ``good``, by first device; return what went wrong, and where."""
-        faults: list[Fault] = []
+    def _take(self, errand: Errand, replies: Iterable[Message]) -> list[Fault]:
+        """Note what came, and return what went wrong, and where."""
+        faults = []
         for message in replies:
             node = message.metadata.src_node_id
             if message.has_error():
                 faults.append(Fault(node, _last_line(message.error.reason)))
                 continue
             try:
-                reply = self._reply(errand, message.content, good)
+                self._note(errand, message.content)
             except ValueError as error:
                 faults.append(Fault(node, str(error)))
-                continue
-            good[reply.devices[0]] = reply
         return faults
 
-    def _reply(self, errand: Errand, content: RecordDict, good: dict[int, Reply]) -> Reply:
+    def _note(self, errand: Errand, content: RecordDict) -> None:
         devices = speakers(content)
         if strangers := [device for device in devices if device not in errand.letters]:
             raise ValueError(f"device {strangers[0]} answered without being asked")
-        if again := _answered(good).intersection(devices):
+        if again := errand.replies.keys() & devices:
             raise ValueError(f"device {min(again)} answered twice")
         letter = errand.letters[devices[0]]
         reply = letter.read(content)
-        self._ledger.received(content, letter.ask.brings, reply.merged_bytes)
-        return reply
+        self.ledger.received(content, letter.ask.brings, reply.merged_bytes)
+        errand.replies.update(dict.fromkeys(devices, reply))
 
     def _lacking(self, letters: Mapping[int, Letter]) -> dict[int, list[str]]:
         """Ask each node, by hash, what its devices hold; return what each device lacks.
 
         Those that answered last time are not asked: their failure would tell.
         """
-        # A node that does not answer is sent everything: the round's own policy judges it.
-        lacking = {device: list(letter.ask.keep) for device, letter in letters.items()}
+        lacking: dict[int, list[str]] = {device: [] for device in letters}
         unknown: dict[tuple[str, ...], list[int]] = {}
         for device, letter in letters.items():
             wanted = tuple(letter.digests.values())
-            if self._held.get(device, set()).issuperset(wanted):
-                lacking[device] = []
-            else:
+            if not self._held.get(device, set()).issuperset(wanted):
+                # Whose node does not answer is sent everything: the round's policy judges it.
+                lacking[device] = list(letter.ask.keep)
                 unknown.setdefault(wanted, []).append(device)
         for devices in unknown.values():
-            self._ask_what_they_hold(letters[devices[0]], devices, lacking)
+            lacking.update(self._told_lacking(letters[devices[0]], devices))
         return lacking
 
-    def _ask_what_they_hold(
-        self, letter: Letter, devices: Sequence[int], lacking: dict[int, list[str]]
-    ) -> None:
-        by_node = self._directory.by_node(devices)
+    def _told_lacking(
+        self, letter: Letter, devices: Sequence[int]
+    ) -> Iterator[tuple[int, list[str]]]:
+        asked = by_node(self.nodes, devices)
         messages = []
-        for node, ids in by_node.items():
+        for node, ids in asked.items():
             content = RecordDict({"config": ConfigRecord({**letter.digests, "devices": ids})})
-            self._ledger.sent(content)
+            self.ledger.sent(content)
             messages.append(Message(content, dst_node_id=node, message_type="query.holds"))
-        for reply in self._grid.send_and_receive(messages, timeout=self._policy.timeout):
-            if reply.has_error():
-                continue
-            self._ledger.received(reply.content)
-            (held,) = reply.content.config_records.values()
-            for place, device in enumerate(by_node[reply.metadata.src_node_id]):
-                holds: dict[str, Any] = {name: held[f"holds-{name}"] for name in letter.ask.keep}
-                lacking[device] = [name for name, each in holds.items() if not each[place]]
-
-
-def _answered(good: Mapping[int, Reply]) -> set[int]:
-    return {device for reply in good.values() for device in reply.devices}
+        for reply in self._exchange(messages):
+            if not reply.has_error():
+                self.ledger.received(reply.content)
+                (held,) = reply.content.config_records.values()
+                told: dict[str, Any] = {name: held[f"holds-{name}"] for name in letter.ask.keep}
+                for place, device in enumerate(asked[reply.metadata.src_node_id]):
+                    yield device, [name for name, holds in told.items() if not holds[place]]
 
 
 def _last_line(reason: str | None) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from flwr.client import NumPyClient
 from safetensors.torch import load as load_safetensors
 
-from dccl_flower.codecs import CODECS, FP32, encode_exact
+from dccl_flower.codecs import CODECS, FP32, FP64
 from dccl_flower.data.batches import as_batches
 from dccl_flower.device import Device, Memory, encoded_answer
 from dccl_flower.device_store import LACKS, DeviceStore, Parcel
+from dccl_flower.engine import peak_rss_mb
 from dccl_flower.flower.letters import BESIDE, HASH, PEAK, ROUND, SAMPLES
-from dccl_flower.memory import peak_rss_mb
 from dccl_flower.method import Answer, Ask, DeviceHalf
 from dccl_flower.turns import from_config
 
@@ -32,10 +33,7 @@ class DeviceClient(NumPyClient):
     """
 
     def __init__(
-        self,
-        half: DeviceHalf,
-        load_data: Callable[[int], Any],
-        store: str | os.PathLike[str],
+        self, half: DeviceHalf, load_data: Callable[[int], Any], store: str | os.PathLike[str]
     ) -> None:
         self._half = half
         self._load = lambda device: as_batches(load_data(device))
@@ -43,12 +41,11 @@ class DeviceClient(NumPyClient):
 
     def get_properties(self, config: Metrics) -> Metrics:
         """Tell for each of ``config["devices"]`` whether it holds each parcel, asked by hash."""
-        names = [key.removesuffix(HASH) for key in config if key.endswith(HASH)]
+        holds, devices = self._store.holds, config["devices"]
         return {
-            f"holds-{name}": [
-                self._store.holds(device, config[f"{name}{HASH}"]) for device in config["devices"]
-            ]
-            for name in names
+            f"holds-{key.removesuffix(HASH)}": [holds(device, digest) for device in devices]
+            for key, digest in config.items()
+            if key.endswith(HASH)
         }
 
     def fit(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
@@ -58,26 +55,21 @@ class DeviceClient(NumPyClient):
         returns is their merged answer in float64 and lists of metrics. Raises ValueError for a
         parcel that is missing or fails its SHA-256.
         """
-        if "devices" in config:
-            return self._take_turns(parameters, config)
-        return self._take_turn(parameters, config)
+        take = self._take_turns if "devices" in config else self.again
+        return take(parameters, config)
 
     def again(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
-        """Take one more turn of the same round, as :meth:`fit` does."""
-        return self._take_turn(parameters, config)
+        """Take one turn, the first of a round or one more."""
+        answer, ask, memory = self._answer(parameters, config, config["device"])
+        codec = CODECS[config["codec"]] if config["is-update"] else FP32
+        told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
+        return encoded_answer(codec, ask, answer, memory), int(answer.count), told
 
     def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
         """Score on the device's own samples."""
-        answer, _ = self._answer(parameters, config, config["device"])
+        answer, _, _ = self._answer(parameters, config, config["device"])
         metrics = dict(answer.metrics)
         return metrics.pop("loss"), int(answer.count), metrics
-
-    def _take_turn(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
-        answer, ask = self._answer(parameters, config, config["device"])
-        codec = CODECS[config["codec"]] if config["is-update"] else FP32
-        memory = self._memory(config, answer.device)
-        told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
-        return encoded_answer(codec, ask, answer, memory), int(answer.count), told
 
     def _take_turns(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
         # Before the first turn: a message that fails is sent again, and must leave nobody changed.
@@ -87,9 +79,8 @@ class DeviceClient(NumPyClient):
         codec, answers = CODECS[config["codec"]], []
         told: Metrics = {}
         for device in config["devices"]:
-            answer, ask = self._answer(parameters, own, device)
-            update = encoded_answer(codec, ask, answer, self._memory(config, device))
-            state = codec.apply_update(update, ask.state)
+            answer, ask, memory = self._answer(parameters, own, device)
+            state = codec.apply_update(encoded_answer(codec, ask, answer, memory), ask.state)
             answers.append(Answer(device, state, answer.count, {}, answer.beside))
             each = {**answer.metrics, f"{SAMPLES}-each": int(answer.count), PEAK: peak_rss_mb()}
             for name, value in each.items():
@@ -98,12 +89,14 @@ class DeviceClient(NumPyClient):
                 answers = [self._half.merge(ask.turn, answers)]
         merged = self._half.merge(ask.turn, answers)
         told |= {**_lists(merged), ROUND: config[ROUND]}
-        return encode_exact(merged.state), int(merged.count), told
+        return FP64.encode(merged.state), int(merged.count), told
 
-    def _answer(self, parameters: Arrays, config: Metrics, number: int) -> tuple[Answer, Ask]:
+    def _answer(
+        self, parameters: Arrays, config: Metrics, number: int
+    ) -> tuple[Answer, Ask, Memory]:
         keep = self._take_parcels(number, config)
         turn = from_config(config, self._half.turns)
-        memory = self._memory(config, number)
+        memory = Memory(self._store, number, config["run"])
         device = Device(number, config[ROUND], config["seed"], self._load, memory)
         like = self._half.state_like(turn, device)
         state = CODECS[config["codec"]].decode(parameters, like)
@@ -113,10 +106,7 @@ class DeviceClient(NumPyClient):
             if key.startswith(BESIDE)
         }
         ask = Ask(state, turn, beside, keep)
-        return self._half.turn(ask, device), ask
-
-    def _memory(self, config: Metrics, device: int) -> Memory:
-        return Memory(self._store, device, config["run"])
+        return self._half.turn(ask, device), ask, memory
 
     def _take_parcels(self, device: int, config: Metrics) -> dict[str, Parcel]:
         """Keep the parcels that the message brought, and return all that it names.
@@ -130,12 +120,8 @@ class DeviceClient(NumPyClient):
                 self._store.put(device, digest, config[name])
             elif not self._store.holds(device, digest):
                 raise ValueError(f"device {device} {LACKS} {digest}")
-            parcels[name] = Parcel(digest, _reader(self._store, device, digest))
+            parcels[name] = Parcel(digest, partial(self._store.get, device, digest))
         return parcels
-
-
-def _reader(store: DeviceStore, device: int, digest: str) -> Callable[[], bytes]:
-    return lambda: store.get(device, digest)
 
 
 def _lists(answer: Answer) -> dict[str, Sequence[float]]:

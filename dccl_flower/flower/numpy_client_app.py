@@ -39,24 +39,21 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         arrays, config = _content(message)
-        client = _numpy_client(client_fn, context)
-        loss, count, metrics = client.evaluate(ndarrays(arrays), config)
+        loss, count, metrics = _numpy_client(client_fn, context).evaluate(ndarrays(arrays), config)
         values = {"loss": float(loss), "num-examples": count, **metrics}
-        return _reply(message, {"metrics": _metric_record(values, config)})
+        return _reply(message, metrics=_metric_record(values, config))
 
     @app.query("node")
     def node(message: Message, context: Context) -> Message:
-        keys = ("partition-id", "num-partitions")
-        record = MetricRecord()
-        for key in (key for key in keys if key in context.node_config):
-            record[key] = int(context.node_config[key])
-        return _reply(message, {"metrics": record})
+        known = context.node_config
+        keys = [key for key in ("partition-id", "num-partitions") if key in known]
+        return _reply(message, metrics=MetricRecord({key: int(known[key]) for key in keys}))
 
     @app.query("holds")
     def holds(message: Message, context: Context) -> Message:
         (config,) = message.content.config_records.values()
         properties = _numpy_client(client_fn, context).get_properties(dict(config))
-        return _reply(message, {"config": ConfigRecord(properties)})
+        return _reply(message, config=ConfigRecord(properties))
 
     return app
 
@@ -78,20 +75,16 @@ def _train_reply(message: Message, turn: Callable[..., Any]) -> Message:
     # Mods compare keys; arrays of another number are of another kind.
     arrays = record(vectors, list(received) if len(received) == len(vectors) else None)
     values = {"num-examples": count, **metrics}
-    return _reply(message, {"arrays": arrays, "metrics": _metric_record(values, config)})
+    return _reply(message, arrays=arrays, metrics=_metric_record(values, config))
 
 
 def _metric_record(values: dict[str, Any], config: dict[str, Any]) -> MetricRecord:
     """Return numbers and lists of them as a MetricRecord; raises TypeError for anything else."""
-    for key in ("device", "devices"):
-        if key in config:
-            values[key] = config[key]
+    values |= {key: config[key] for key in ("device", "devices") if key in config}
     record = MetricRecord()
     for key, value in values.items():
-        if isinstance(value, list):
-            record[key] = [_number(key, each) for each in value]
-        else:
-            record[key] = _number(key, value)
+        is_list = isinstance(value, list)
+        record[key] = [_number(key, v) for v in value] if is_list else _number(key, value)
     return record
 
 
@@ -101,5 +94,5 @@ def _number(key: str, value: Any) -> int | float:
     return int(value) if isinstance(value, int | np.integer) else float(value)
 
 
-def _reply(message: Message, records: dict[str, Any]) -> Message:
+def _reply(message: Message, **records: Any) -> Message:
     return Message(RecordDict(records), reply_to=message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -14,17 +15,19 @@ from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg, Result
 
 from dccl_flower.codecs import FP32, Codec, State
-from dccl_flower.engine import RoundFacts
+from dccl_flower.engine import OpenRound, RoundFacts
 from dccl_flower.fleet.clock import Cohort
 from dccl_flower.fleet.roster import FaultPolicy, Roster, RoundStopped
+from dccl_flower.fleet.tiers import turn_costs
 from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.letters import Letter, Reply
-from dccl_flower.flower.nodes import NodeDirectory, check_node_count
+from dccl_flower.flower.letters import Reply
+from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.flower.wire import to_arrays, to_state
-from dccl_flower.method import Answer, Ask, Method, Round, ScoresOnDevices
+from dccl_flower.method import Method, ScoresOnDevices
 
 AGAIN = "train.again"  # the type of messages of a round's later exchanges
+NOT_COVERED = "not with differential privacy, which does not cover it"
 
 
 class Rounds(FedAvg):
@@ -61,11 +64,9 @@ class Rounds(FedAvg):
         self._policy = policy or FaultPolicy()
         self._num_nodes = num_nodes
         self._devices_per_node = devices_per_node
-        self._run = uuid4().hex[:16]
-        self._like: State = {}
         self._of_record: tuple[State, ArrayRecord] | None = None
         self._courier: Courier | None = None
-        self._round: Round | None = None
+        self._round: OpenRound | None = None
         self._errand: Errand | None = None
         self._is_private = False
 
@@ -87,37 +88,38 @@ class Rounds(FedAvg):
 
     def initial_arrays(self) -> ArrayRecord:
         """Return the method's first state, for ``start(initial_arrays=...)``."""
-        self._like = self.method.initial_state()
-        return self._arrays(self._like)
+        return self._arrays(self.method.initial_state())
 
     def state(self, arrays: ArrayRecord) -> State:
         """Return the tensors, by name, that ``arrays`` of this strategy stand for."""
         if self._of_record is not None and self._of_record[1] is arrays:
             return self._of_record[0]
-        self._like = self._like or self.method.initial_state()
         return to_state(arrays, self._like, self._format)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Draw the cohort and send it the method's first question of the round."""
+        """Draw the cohort and send it the method's first question of the round, if it has one."""
         state = self.state(arrays)
         self._is_private = self._is_private or self._shows_privacy(arrays, state, config)
         if self._is_private:
             self._refuse_inexact(state)
-        courier = self._meet(grid)
+        courier = self._prepare(grid)
         try:
             self.cohort = self.roster.draw(server_round, self._policy)
         except RoundStopped as error:
             raise AggregationError(str(error)) from error
-        self._round = self.method.round(server_round, state, self.cohort.asked)
-        asks = next(self._round)
-        if self._is_private:
-            self._refuse_uncovered(asks)
-        letters = self._letters(courier, asks, server_round, (state, arrays))
-        counting = {device: letters[device] for device in self.cohort.devices}
-        courier.count_unanswered({d: letters[d] for d in asks if d not in counting})
-        self._errand = courier.send(counting, TRAIN, dict(config))
+        self._round = OpenRound(self.method.round(server_round, state, self.cohort.asked))
+        self._errand, asks = None, self._round.asks
+        if asks is None:
+            return []
+        wants = dict.fromkeys(name for ask in asks.values() for name in ask.wants)
+        if self._is_private and wants:
+            raise ValueError(f"{', '.join(wants)} of devices: {NOT_COVERED}")
+        letters = courier.letters(asks, server_round, (state, arrays))
+        in_time = {d: letters.pop(d) for d in self.cohort.devices if d in asks}
+        courier.count_unanswered(letters)
+        self._errand = courier.send(in_time, TRAIN, dict(config))
         return self._errand.messages
 
     def aggregate_train(
@@ -125,20 +127,22 @@ class Rounds(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Hand the answers to the method, ask whatever else it asks, and return its next state."""
         assert self._courier is not None
-        assert self._errand is not None
         assert self._round is not None
+        if self._errand is None:  # nobody was asked
+            self.replies = []
+            return self._arrays(self._round.state), None
         self.replies = answered = self._courier.read(self._errand, replies)
-        try:
-            while True:
-                asks = self._round.send(_answers(answered))
-                if self._is_private:
-                    raise ValueError(f"a second exchange: {NOT_COVERED}")
-                letters = self._letters(self._courier, asks, server_round)
-                answered = self._courier.ask(letters, AGAIN)
-        except StopIteration as end:
-            arrays = self._arrays(end.value)
+        while True:
+            self._round.answer({reply.devices[0]: reply.answer for reply in answered})
+            if self._round.asks is None:
+                break
+            if self._is_private:
+                raise ValueError(f"a second exchange: {NOT_COVERED}")
+            letters = self._courier.letters(self._round.asks, server_round)
+            answered = self._courier.ask(letters, AGAIN)
         contents = [content for reply in self.replies for content in reply.contents]
-        return arrays, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return self._arrays(self._round.state), metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -147,9 +151,9 @@ class Rounds(FedAvg):
         if not isinstance(self.method, ScoresOnDevices) or self.fraction_evaluate == 0:
             return []
         cohort = self.roster.draw_evaluators(self.fraction_evaluate, server_round)
-        state, courier = self.state(arrays), self._meet(grid)
+        state, courier = self.state(arrays), self._prepare(grid)
         asks = self.method.evaluation(server_round, state, cohort)
-        letters = self._letters(courier, asks, server_round, (state, arrays))
+        letters = courier.letters(asks, server_round, (state, arrays))
         return courier.send(letters, "evaluate", dict(config)).messages
 
     def aggregate_evaluate(
@@ -169,11 +173,12 @@ class Rounds(FedAvg):
         """Tell of the last round; bytes are those since the last call."""
         devices = sorted(device for reply in self.replies for device in reply.devices)
         peak = max((reply.peak_rss_mb for reply in self.replies), default=0.0)
-        down, up = self.ledger.close_round()
-        clock = self.cohort
-        return RoundFacts(
-            devices, down, up, clock.virtual_seconds, clock.late, clock.gone, worker_peak_mb=peak
-        )
+        return self.ledger.facts(self.cohort, devices, peak)
+
+    @cached_property
+    def _like(self) -> State:
+        """Names and shapes of the state of record."""
+        return self.method.initial_state()
 
     @property
     def _format(self) -> Codec:
@@ -185,27 +190,26 @@ class Rounds(FedAvg):
         self._of_record = (state, arrays)
         return arrays
 
-    def _meet(self, grid: Grid) -> Courier:
-        """Do once what takes long: prepare the method, and learn which node plays which device."""
+    def _prepare(self, grid: Grid) -> Courier:
+        """Do once what takes long, and return who carries the messages."""
         if self._courier is None:
             num_devices = self.roster.num_devices
             check_node_count(len(list(grid.get_node_ids())), num_devices)
             self.method.prepare()
-            self.roster.prepare(self.method.workload, self._codec)
-            directory = NodeDirectory(grid, num_devices, self.ledger, self._num_nodes)
-            carry = (self.ledger, self._codec, self._policy, self._devices_per_node)
-            self._courier = Courier(grid, directory, *carry)
+            self.roster.prepare(
+                lambda fleet: turn_costs(fleet, self.method.workload(), self._codec)
+            )
+            self._courier = Courier(
+                grid,
+                num_devices,
+                self.ledger,
+                self._codec,
+                self._policy,
+                self._devices_per_node,
+                self._num_nodes,
+                {"seed": self.roster.seed, "run": uuid4().hex[:16]},
+            )
         return self._courier
-
-    def _letters(
-        self,
-        courier: Courier,
-        asks: Mapping[int, Ask],
-        server_round: int,
-        known: tuple[State, ArrayRecord] | None = None,
-    ) -> dict[int, Letter]:
-        common = {"server-round": server_round, "seed": self.roster.seed, "run": self._run}
-        return courier.letters(asks, common, known)
 
     def _shows_privacy(self, arrays: ArrayRecord, state: State, config: ConfigRecord) -> bool:
         """Tell whether a wrapper for differential privacy is at work.
@@ -220,26 +224,15 @@ class Rounds(FedAvg):
         return any(not torch.equal(t, state[name]) for name, t in self._of_record[0].items())
 
     def _refuse_inexact(self, state: State) -> None:
-        if not self._codec.is_exact:
-            raise ValueError(f"codec={self._codec.name}: {NOT_COVERED}")
-        if self._devices_per_node != 1:
-            raise ValueError(f"devices_per_node={self._devices_per_node}: {NOT_COVERED}")
-        fleet = self.roster.fleet
-        if fleet is not None and any(tier.co_share != 1 for tier in fleet.tiers):
-            raise ValueError(f"tiers with co_share below 1: {NOT_COVERED}")
+        tiers = () if self.roster.fleet is None else self.roster.fleet.tiers
+        refused = {
+            f"codec={self._codec.name}": not self._codec.is_exact,
+            f"devices_per_node={self._devices_per_node}": self._devices_per_node != 1,
+            "tiers with co_share below 1": any(tier.co_share != 1 for tier in tiers),
+        }
+        for what, is_given in refused.items():
+            if is_given:
+                raise ValueError(f"{what}: {NOT_COVERED}")
         if any(name.endswith("running_var") for name in state):
-            raise ValueError(
-                "noise breaks batch statistics: use group norm with differential privacy"
-            )
-
-    def _refuse_uncovered(self, asks: Mapping[int, Ask]) -> None:
-        for ask in asks.values():
-            if ask.wants:
-                raise ValueError(f"{', '.join(ask.wants)} of devices: {NOT_COVERED}")
-
-
-NOT_COVERED = "not with differential privacy, which does not cover it"
-
-
-def _answers(replies: Sequence[Reply]) -> dict[int, Answer]:
-    return {reply.devices[0]: reply.answer for reply in replies}
+            advice = "use group norm with differential privacy"
+            raise ValueError(f"noise breaks batch statistics: {advice}")

@@ -58,12 +58,6 @@ def check_count(value: Any, who: str) -> int:
     return value
 
 
-def check_round(value: Any, expected: int, who: str) -> None:
-    """Raise ValueError, saying ``who``, for a reply to another round than the one expected."""
-    if value != expected:
-        raise ValueError(f"{who} replied to round {value}, in round {expected}")
-
-
 def _ndarray(name: str, data: bytes) -> np.ndarray:
     """Read what ``numpy.save`` wrote, without a copy."""
     file = io.BytesIO(data)

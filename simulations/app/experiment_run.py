@@ -13,9 +13,9 @@ import torch
 from dccl_flower.checkpoint import save_models
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import dump_conf
+from dccl_flower.engine import peak_rss_mb
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_json
-from dccl_flower.memory import peak_rss_mb
 from dccl_flower.simulations.app.events import EventWriter, Tell
 from dccl_flower.simulations.app.plots import plot_curves
 from dccl_flower.simulations.app.recorder import Recorder

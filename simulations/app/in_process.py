@@ -74,7 +74,7 @@ def rounds_here(experiment: Experiment, method: Method, after_round: AfterRound)
             policy_of(conf),
         )
         engine.run(conf.rounds.count, after_round)
-    return dict(engine.sent)
+    return dict(engine.traffic.totals)
 
 
 class OnThreads:

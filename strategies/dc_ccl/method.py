@@ -178,10 +178,6 @@ class DcCclServer:
         load_exchanged(self.cloud.co_submodel, state)
         return self.cloud.state_dict()
 
-    def load_state_dict(self, states: Mapping[str, State]) -> None:
-        """Take over three submodels; the cloud then counts as prepared."""
-        self.cloud.load_state_dict(dict(states))
-
     @property
     def _shares(self) -> set[float]:
         return {1.0} if self._fleet is None else {tier.co_share for tier in self._fleet.tiers}

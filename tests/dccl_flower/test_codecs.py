@@ -12,8 +12,7 @@ from torch import nn
 
 from dccl_flower.codecs import (
     CODECS,
-    decode_exact,
-    encode_exact,
+    FP64,
     encoded_bytes,
 )
 from dccl_flower.models.frozen import exchanged_state
@@ -261,13 +260,11 @@ def test_an_update_that_is_not_finite_is_found_by_who_reads_it(codec, value, nam
 
 def test_sums_in_double_precision_are_exact_to_the_bit():
     state = {"w": torch.tensor([[1 / 3, 1e-300]], dtype=torch.float64), "b": torch.tensor(0.1)}
-    arrays = encode_exact(state)
+    arrays = FP64.encode(state)
     assert [array.dtype for array in arrays] == [np.float64]
-    assert bits(decode_exact(arrays, state)) == bits(
-        {n: each.double() for n, each in state.items()}
-    )
+    assert bits(FP64.decode(arrays, state)) == bits({n: each.double() for n, each in state.items()})
     with pytest.raises(ValueError, match=r"float64 \(3,\), expected float64 \(11,\)"):
-        decode_exact(arrays, BY_HAND)
+        FP64.decode(arrays, BY_HAND)
 
 
 (FULL,), (HALF,) = encode("fp32", BY_HAND), encode("fp16", BY_HAND)

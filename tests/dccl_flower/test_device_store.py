@@ -113,36 +113,3 @@ def test_putting_twice_changes_nothing(store, tmp_path):
 def test_an_empty_blob_can_be_held(store):
     store.put(1, sha256(b""), b"")
     assert store.get(1, sha256(b"")) == b""
-
-
-def test_what_a_device_keeps_under_a_name_is_its_own(store):
-    store.keep(1, "momentum", BLOB)
-    assert store.kept(1, "momentum") == BLOB
-    assert store.kept(1, "other") is None
-    assert store.kept(11, "momentum") is None
-    store.keep(2, "momentum", OTHER)
-    assert (store.kept(1, "momentum"), store.kept(2, "momentum")) == (BLOB, OTHER)
-
-
-def test_what_is_kept_next_takes_the_place_of_the_last(store, tmp_path):
-    for blob in (BLOB, OTHER):
-        store.keep(1, "momentum", blob)
-    assert store.kept(1, "momentum") == OTHER
-    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == [
-        "momentum.safetensors"
-    ]
-
-
-def test_nothing_is_kept_at_first_and_asking_leaves_nothing(store, tmp_path):
-    assert store.kept(1, "momentum") is None
-    assert not (tmp_path / "store").exists()
-
-
-def test_what_is_kept_is_not_a_blob_that_was_received(store):
-    store.keep(1, "momentum", BLOB)
-    assert not store.holds(1, sha256(BLOB))
-
-
-def test_a_later_process_finds_what_an_earlier_one_kept(store, tmp_path):
-    store.keep(1, "momentum", b"")
-    assert DeviceStore(tmp_path / "store").kept(1, "momentum") == b""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from safetensors.torch import load as load_safetensors
-
 from dccl_flower.codecs import CODECS
+from dccl_flower.device import Memory
 from dccl_flower.device_store import DeviceStore, sha256
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.fusion import Fusion
@@ -56,8 +55,7 @@ def decode(codec, arrays, like):
 
 def kept_by(store, device, name):
     """Return the tensors that a device keeps in the tests' run, or None."""
-    blob = DeviceStore(store).kept(device, f"{RUN}/{name}")
-    return None if blob is None else load_safetensors(blob)
+    return Memory(DeviceStore(store), device, RUN).kept(name)
 
 
 def _common(mimic, device, codec, server_round):

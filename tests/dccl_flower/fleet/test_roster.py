@@ -21,7 +21,7 @@ def tier(name="fast", share=1.0, flops=1e9, memory_mb=10.0, availability=1.0, dr
 def timed(tiers, num_devices=12, size=4, first=SECOND, **rules):
     fleet = Fleet(tuple(tiers), num_devices, seed=3)
     roster = Roster(num_devices, size, 3, fleet, Rules(**rules))
-    roster.learn({1.0: TurnCost(first, SECOND, 5_000_000)})
+    roster.prepare(lambda fleet: {1.0: TurnCost(first, SECOND, 5_000_000)})
     return roster, fleet
 
 

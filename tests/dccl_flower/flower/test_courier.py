@@ -10,12 +10,11 @@ from local_grid import LocalGrid
 from tiny import tiny_app
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import CODECS, encode_exact
+from dccl_flower.codecs import CODECS, FP64
 from dccl_flower.device_store import LACKS, Parcel
 from dccl_flower.fleet.roster import FaultPolicy
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.nodes import NodeDirectory
 from dccl_flower.flower.wire import record, to_arrays
 from dccl_flower.method import Ask
 
@@ -35,9 +34,8 @@ def grid(tmp_path):
 
 def courier_of(grid, num_devices=4, codec="fp32", devices_per_node=1, **policy):
     ledger = Ledger()
-    directory = NodeDirectory(grid, num_devices, Ledger())
     policy = FaultPolicy(**{"timeout": 60.0, **policy})
-    return Courier(grid, directory, ledger, CODECS[codec], policy, devices_per_node)
+    return Courier(grid, num_devices, ledger, CODECS[codec], policy, devices_per_node)
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def courier(grid):
 
 def letters(courier, devices, state=STATE, **ask):
     asked = Ask(state, Turn(), keep={"mimic": MIMIC}, sends="co", brings="co", **ask)
-    return courier.letters(dict.fromkeys(devices, asked), {"server-round": 1, "seed": 0})
+    return courier.letters(dict.fromkeys(devices, asked), 1)
 
 
 def send(courier, devices, kind="train", given=None, **ask):
@@ -174,7 +172,7 @@ def test_what_goes_beside_is_sent_to_every_device_and_counted_each_time(courier)
     for _ in range(2):
         messages = send(courier, [0, 1], beside={"correction": correction}).messages
         assert [m.content["config"]["beside.correction"] for m in messages] == [blob] * 2
-    assert courier._ledger.totals["correction_down"] == 4 * len(blob)
+    assert courier.ledger.totals["correction_down"] == 4 * len(blob)
 
 
 def test_a_message_names_the_codec_and_what_to_hold(courier):
@@ -194,7 +192,7 @@ def test_the_callers_config_goes_along_but_cannot_set_what_the_strategy_sets(cou
 def test_a_state_whose_arrays_are_known_is_not_encoded_again(courier):
     known = (STATE, to_arrays(STATE))
     asks = {0: Ask(STATE, Turn()), 1: Ask({"w": torch.zeros(2)}, Turn())}
-    made = courier.letters(asks, {"server-round": 1}, known)
+    made = courier.letters(asks, 1, known)
     assert made[0].arrays is known[1]
     assert made[1].arrays is not known[1]
 
@@ -234,7 +232,7 @@ def test_a_blob_rides_once_in_a_shared_message_and_counts_for_each_that_lacks_it
     courier.read(send(courier, [0]), [merged_reply([0])])
     send(courier, [0, 2, 4])
     size = len(MIMIC.blob())
-    assert courier._ledger.totals["mimic_down"] == (1 + 2) * size
+    assert courier.ledger.totals["mimic_down"] == (1 + 2) * size
 
 
 def test_the_bytes_of_a_shared_message_count_as_if_each_device_had_its_own(grid):
@@ -242,7 +240,7 @@ def test_the_bytes_of_a_shared_message_count_as_if_each_device_had_its_own(grid)
     alone.read(send(alone, [0, 2, 4]), [reply_of(d) for d in (0, 2, 4)])
     shared.read(send(shared, [0, 2, 4]), [merged_reply([0, 2, 4])])
     for kind in ("co_down", "co_up", "mimic_down"):
-        assert shared._ledger.totals[kind] == alone._ledger.totals[kind] > 0
+        assert shared.ledger.totals[kind] == alone.ledger.totals[kind] > 0
 
 
 def merged_reply(devices):
@@ -251,7 +249,7 @@ def merged_reply(devices):
     told = {"num-examples": 5 * len(devices), "devices": devices, "server-round": 1}
     metrics = MetricRecord({**told, **each})
     state = {name: tensor.double() for name, tensor in STATE.items()}
-    content = RecordDict({"arrays": record(encode_exact(state)), "metrics": metrics})
+    content = RecordDict({"arrays": record(FP64.encode(state)), "metrics": metrics})
     return Message(content, reply_to=message_to(1000))
 
 
@@ -287,7 +285,7 @@ def test_only_devices_of_a_node_that_lost_a_blob_are_asked_again(grid):
 
 def test_what_goes_to_devices_that_do_not_answer_in_time_is_counted(courier):
     courier.read(send(courier, [0]), [reply_of(0)])
-    totals, before = courier._ledger.totals, dict(courier._ledger.totals)
+    totals, before = courier.ledger.totals, dict(courier.ledger.totals)
     courier.count_unanswered(letters(courier, [0, 1, 2]))
     # Device 0 holds the mimic already; nothing comes back of any of them.
     assert totals["co_down"] - before["co_down"] == 3 * to_arrays(STATE).count_bytes()

@@ -7,7 +7,7 @@ import torch
 from flwr.app import MetricRecord, RecordDict
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import CODECS, encode_exact
+from dccl_flower.codecs import CODECS, FP64
 from dccl_flower.device_store import Parcel
 from dccl_flower.flower import wire
 from dccl_flower.flower.letters import Letter, speakers
@@ -54,7 +54,7 @@ def several(state, devices=(3, 1), **metrics):
     """Return what a worker sends for devices that share a message."""
     each = {"devices": list(devices), "num-examples-each": [5, 7]}
     values = {"num-examples": 12, "server-round": 4, **each, **metrics}
-    return RecordDict({"arrays": record(encode_exact(state)), "metrics": MetricRecord(values)})
+    return RecordDict({"arrays": record(FP64.encode(state)), "metrics": MetricRecord(values)})
 
 
 def metrics_of(reply):
@@ -212,12 +212,18 @@ def test_a_message_says_what_is_asked_and_who_is_asked():
     assert "mimic" not in config
     shared = one_of.content([7, 9], True, ["mimic"], {})["config"]
     assert (shared["devices"], shared["mimic"]) == ([7, 9], parcel.blob())
-    assert {"device", "devices", "mimic", "steps", "seed", "turn"} <= one_of.reserved
+    for key in ("device", "devices", "mimic", "steps", "seed", "turn"):
+        with pytest.raises(ValueError, match=f"^train_config: '{key}' is set by the strategy"):
+            one_of.content([7], False, [], {key: 1})
 
 
 def test_a_reply_of_another_round_is_refused():
     with pytest.raises(ValueError, match=r"^device 3 replied to round 3, in round 4$"):
         letter(STATE).read(one(to_arrays(STATE), **{"server-round": 3}))
+    content = one(to_arrays(STATE))
+    del content["metrics"]["server-round"]
+    with pytest.raises(ValueError, match=r"^device 3 replied to round None, in round 4$"):
+        letter(STATE).read(content)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, 10**15, 2**63 - 1])

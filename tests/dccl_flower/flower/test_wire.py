@@ -8,7 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from dccl_flower.codecs import check_finite
-from dccl_flower.flower.wire import check_count, check_round, ndarrays, to_arrays, to_state
+from dccl_flower.flower.wire import check_count, ndarrays, to_arrays, to_state
 
 
 def test_a_state_survives_the_wire_in_order():
@@ -77,9 +77,3 @@ def test_a_number_of_samples_is_a_whole_number_in_a_plausible_range(count):
     with pytest.raises(ValueError, match=r"^device 2 replied with num-examples="):
         check_count(count, "device 2")
     assert check_count(7, "device 2") == 7
-
-
-def test_a_reply_belongs_to_its_round():
-    check_round(3, 3, "device 2")
-    with pytest.raises(ValueError, match=r"^device 2 replied to round None, in round 3$"):
-        check_round(None, 3, "device 2")

@@ -10,7 +10,7 @@ from tiny import device_loader, tiny_model
 
 from dccl_flower import DcCclClient
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import CODECS, decode_exact
+from dccl_flower.codecs import CODECS, FP64
 from dccl_flower.flower.device_app import MERGE_AFTER
 from dccl_flower.learning.fusion import Copy, Fusion
 from dccl_flower.models.frozen import exchanged_state
@@ -137,7 +137,7 @@ def test_devices_of_one_message_are_fused_as_they_would_be_one_by_one(tmp_path, 
     )
     exact = [Copy(as_double(copy.state), copy.count, copy.class_counts) for copy in copies]
     torch.testing.assert_close(
-        decode_exact(arrays, START), rule(None, exact, 0.0), rtol=0, atol=1e-12
+        FP64.decode(arrays, START), rule(None, exact, 0.0), rtol=0, atol=1e-12
     )
     assert count == sum(copy.count for copy in copies)
     assert metrics["num-examples-each"] == [copy.count for copy in copies]
@@ -165,7 +165,7 @@ def test_what_each_device_of_a_message_keeps_is_its_own(tmp_path):
 def test_one_device_in_a_list_is_that_device_to_the_bit(tmp_path):
     arrays, count, metrics = fit(tmp_path / "0", device=[2])
     copy, told = alone(tmp_path / "1", "fp32", 2)
-    assert_same(decode_exact(arrays, START), as_double(copy.state))
+    assert_same(FP64.decode(arrays, START), as_double(copy.state))
     assert (count, metrics["loss"]) == (copy.count, [told["loss"]])
     assert "class-counts" not in metrics
 

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dccl_flower.device import Memory
+from dccl_flower.device_store import DeviceStore, sha256
+
+ONES, TWOS = {"w": torch.ones(2)}, {"w": torch.full((2,), 2.0)}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return DeviceStore(tmp_path / "store")
+
+
+def kept(store, device, name="momentum", run="a", **where):
+    state = Memory(store, device, run).kept(name, **where)
+    return None if state is None else state["w"].tolist()
+
+
+def test_what_a_device_keeps_under_a_name_is_its_own(store):
+    Memory(store, 1, "a").keep("momentum", ONES)
+    assert kept(store, 1) == [1.0, 1.0]
+    assert kept(store, 1, "other") is None
+    assert kept(store, 11) is None
+    Memory(store, 2, "a").keep("momentum", TWOS)
+    assert (kept(store, 1), kept(store, 2)) == ([1.0, 1.0], [2.0, 2.0])
+
+
+def test_it_is_of_one_run_unless_it_holds_for_all(store):
+    Memory(store, 1, "a").keep("momentum", ONES)
+    assert kept(store, 1, run="b") is None
+    Memory(store, 1, "a").keep("logits", TWOS, of_all_runs=True)
+    assert kept(store, 1, "logits", run="b", of_all_runs=True) == [2.0, 2.0]
+
+
+def test_what_is_kept_next_takes_the_place_of_the_last(store, tmp_path):
+    for state in (ONES, TWOS):
+        Memory(store, 1, "a").keep("momentum", state)
+    assert kept(store, 1) == [2.0, 2.0]
+    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == [
+        "momentum.safetensors"
+    ]
+
+
+def test_nothing_is_kept_at_first_and_asking_leaves_nothing(store, tmp_path):
+    assert kept(store, 1) is None
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_is_kept_is_not_a_blob_that_was_received(store, tmp_path):
+    Memory(store, 1, "a").keep("momentum", ONES)
+    (path,) = (p for p in (tmp_path / "store").rglob("*") if p.is_file())
+    assert not store.holds(1, sha256(path.read_bytes()))
+
+
+def test_a_later_process_finds_what_an_earlier_one_kept(store, tmp_path):
+    Memory(store, 1, "a").keep("momentum", ONES)
+    assert kept(DeviceStore(tmp_path / "store"), 1) == [1.0, 1.0]
