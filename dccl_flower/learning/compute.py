@@ -28,8 +28,7 @@ class Compute:
 
     def images(self, images: Tensor) -> Tensor:
         """Return the images (N, C, H, W) where the model expects them."""
-        is_map = images.dim() == 4
-        layout = self.memory_format if is_map else torch.contiguous_format
+        layout = self.memory_format if images.dim() == 4 else torch.contiguous_format
         return images.to(self.device, memory_format=layout)
 
     def autocast(self) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ def score_sides(
     logits: Tensor, labels: Tensor, cloud_classes: Sequence[int], device_classes: Sequence[int]
 ) -> Scores:
     """Return the accuracies over all samples and over those of each side's classes."""
-    sides = _rows_of_sides(labels, cloud_classes, device_classes)
+    sides = [_rows_of(labels, classes) for classes in (cloud_classes, device_classes)]
     return Scores(
         accuracy(logits, labels), *(accuracy(logits[rows], labels[rows]) for rows in sides)
     )
@@ -98,21 +98,20 @@ class Scorer:
         self._mimic_logits, _ = predict(mimic, self._batches, device)
         self._classes = (cloud_classes, device_classes)
 
-    def cloud_submodel(self) -> Scores:
-        """Score the cloud submodel alone."""
-        return self._scores(self._cloud_logits)
+    def references(self) -> dict[str, dict[str, float]]:
+        """Return the scores of cloud submodel and mimic alone, and how close the mimic comes.
 
-    def mimic(self) -> Scores:
-        """Score the mimic alone."""
-        return self._scores(self._mimic_logits)
-
-    def mimic_fidelity(self) -> dict[str, Fidelity]:
-        """Compare mimic and cloud submodel on the samples of cloud and of device classes."""
-        cloud, devices = (
-            fidelity(self._cloud_logits[rows], self._mimic_logits[rows])
-            for rows in _rows_of_sides(self._labels, *self._classes)
+        The latter is told for the samples of cloud and of device classes apart.
+        """
+        cloud, mimic = (
+            asdict(self._scores(logits)) for logits in (self._cloud_logits, self._mimic_logits)
         )
-        return {"cloud_classes": cloud, "device_classes": devices}
+        sides = zip(("cloud_classes", "device_classes"), self._classes, strict=True)
+        for side, classes in sides:
+            rows = _rows_of(self._labels, classes)
+            close = fidelity(self._cloud_logits[rows], self._mimic_logits[rows])
+            mimic |= {f"{name}_{side}": value for name, value in asdict(close).items()}
+        return {"cloud_submodel": cloud, "mimic": mimic}
 
     def served(self, state: dict[str, Tensor]) -> tuple[Scores, float]:
         """Return the scores of cloud + co, and the accuracy of mimic + co."""
@@ -125,5 +124,5 @@ class Scorer:
         return score_sides(logits, self._labels, *self._classes)
 
 
-def _rows_of_sides(labels: Tensor, *classes: Sequence[int]) -> list[Tensor]:
-    return [torch.isin(labels, torch.tensor(list(own))) for own in classes]
+def _rows_of(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    return torch.isin(labels, torch.tensor(list(classes)))

@@ -114,7 +114,8 @@ class Parts:
         is_slice = self.key("co") == BASE
         co = self._cut(self.base, slice_co) if is_slice else self._whole("co")
         with self.blaming(self.key("co")):
-            NORM_RULES[self._conf.normalisation].apply(co)
+            for change in NORM_RULES[self._conf.normalisation].changes:
+                change(co)
             self._try(co)
             find_head(co, example=self._example)
         return co

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -151,14 +152,13 @@ def _watched(model: nn.Module, example: Tensor) -> list[str] | None:
     """Return the linear layer whose output is the model's own; None where there is none."""
     given: list[tuple[str, Tensor, int]] = []
 
-    def note(name: str, output: Tensor) -> None:
+    def note(name: str, layer: nn.Module, inputs: Any, output: Tensor) -> None:
         given.append((name, output, output._version))
 
     try:
         bare = copy.deepcopy(model).to("meta").eval()
         for name in _linear_layers(bare):
-            layer = bare.get_submodule(name)
-            layer.register_forward_hook(lambda _, inputs, output, name=name: note(name, output))
+            bare.get_submodule(name).register_forward_hook(partial(note, name))
         with torch.inference_mode(False), torch.no_grad(), torch.device("meta"):
             output = bare(example.to("meta"))
     except Exception:  # as above

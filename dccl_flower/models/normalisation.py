@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,38 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dccl_flower.models.frozen import frozen_prefixes
 
 CHANNELS_PER_GROUP = 4
-
-
-@dataclass(frozen=True)
-class NormRule:
-    """What becomes of the co-submodel's batch norms, in the model and in the rounds.
-
-    ``late_statistics``: what its steps use in late rounds. ``pooled``: fusion pools the statistics
-    as those of one mixture. ``groups``: group norms take their place; ``standardised``: plain
-    convolutions standardise their weights too.
-    """
-
-    late_statistics: str = "batch"
-    pooled: bool = False
-    groups: bool = False
-    standardised: bool = False
-
-    def apply(self, co: nn.Module) -> None:
-        """Replace the layers that the rule is about, in place."""
-        if self.groups:
-            to_group_norm(co)
-        if self.standardised:
-            standardise_weights(co)
-
-
-NORM_RULES = {
-    "batch": NormRule(),
-    "batch_frozen": NormRule("frozen"),
-    "batch_fused": NormRule("fused", pooled=True),
-    "batch_mixed": NormRule("mixed", pooled=True),
-    "group": NormRule(groups=True),
-    "group_ws": NormRule(groups=True, standardised=True),
-}
 
 
 def to_group_norm(model: nn.Module) -> None:
@@ -69,6 +38,29 @@ def standardise_weights(model: nn.Module) -> None:
             and module.weight[0].numel() > 1
         ):
             model.set_submodule(name, _standardised_like(module))
+
+
+@dataclass(frozen=True)
+class NormRule:
+    """What becomes of the co-submodel's batch norms, in the model and in the rounds.
+
+    ``late_statistics``: what its steps use in late rounds. ``pooled``: fusion pools the statistics
+    as those of one mixture. ``changes`` replace layers of the model, in place and in their order.
+    """
+
+    late_statistics: str = "batch"
+    pooled: bool = False
+    changes: tuple[Callable[[nn.Module], None], ...] = ()
+
+
+NORM_RULES = {
+    "batch": NormRule(),
+    "batch_frozen": NormRule("frozen"),
+    "batch_fused": NormRule("fused", pooled=True),
+    "batch_mixed": NormRule("mixed", pooled=True),
+    "group": NormRule(changes=(to_group_norm,)),
+    "group_ws": NormRule(changes=(to_group_norm, standardise_weights)),
+}
 
 
 def _outside_frozen(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -169,21 +169,23 @@ def test_convolutions_in_frozen_parts_stay(part):
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("batch", NormRule("batch", pooled=False, groups=False, standardised=False)),
-        ("batch_frozen", NormRule("frozen", pooled=False, groups=False, standardised=False)),
-        ("batch_fused", NormRule("fused", pooled=True, groups=False, standardised=False)),
-        ("batch_mixed", NormRule("mixed", pooled=True, groups=False, standardised=False)),
-        ("group", NormRule("batch", pooled=False, groups=True, standardised=False)),
-        ("group_ws", NormRule("batch", pooled=False, groups=True, standardised=True)),
+        ("batch", NormRule("batch", pooled=False, changes=())),
+        ("batch_frozen", NormRule("frozen", pooled=False, changes=())),
+        ("batch_fused", NormRule("fused", pooled=True, changes=())),
+        ("batch_mixed", NormRule("mixed", pooled=True, changes=())),
+        ("group", NormRule("batch", pooled=False, changes=(to_group_norm,))),
+        ("group_ws", NormRule("batch", False, (to_group_norm, standardise_weights))),
     ],
 )
 def test_what_each_normalisation_means(name, rule):
     assert NORM_RULES[name] == rule
     model = build_model("small_cnn", 3, 4, False, 0, "test")
-    NORM_RULES[name].apply(model)
+    for change in rule.changes:
+        change(model)
     kinds = {type(module) for module in model.modules()}
-    assert (nn.GroupNorm in kinds, nn.BatchNorm2d in kinds) == (rule.groups, not rule.groups)
-    assert (StdConv2d in kinds) == rule.standardised
+    is_grouped = name in ("group", "group_ws")
+    assert (nn.GroupNorm in kinds, nn.BatchNorm2d in kinds) == (is_grouped, not is_grouped)
+    assert (StdConv2d in kinds) == (name == "group_ws")
 
 
 def test_every_normalisation_of_the_configuration_has_a_rule():

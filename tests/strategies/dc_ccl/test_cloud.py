@@ -230,9 +230,9 @@ def test_a_scorer_is_of_a_prepared_cloud():
 def test_the_scorer_sees_test_data_and_classes():
     cloud = cloud_of()
     test_loader = tiny_loader([0, 1, 2], 30, seed=8, shuffle=False)
-    scores = cloud.scorer(test_loader, [0, 1], [2]).cloud_submodel()
+    scores = cloud.scorer(test_loader, [0, 1], [2]).references()["cloud_submodel"]
     logits, labels = predict(cloud.cloud_submodel, test_loader)
     right = (logits.argmax(1) == labels).double()
-    assert scores.accuracy == pytest.approx(right.mean().item())
-    assert scores.accuracy_cloud_classes == pytest.approx(right[labels < 2].mean().item())
-    assert scores.accuracy_device_classes == pytest.approx(right[labels == 2].mean().item())
+    assert scores["accuracy"] == pytest.approx(right.mean().item())
+    assert scores["accuracy_cloud_classes"] == pytest.approx(right[labels < 2].mean().item())
+    assert scores["accuracy_device_classes"] == pytest.approx(right[labels == 2].mean().item())
