@@ -29,6 +29,12 @@ def test_received_tensors_own_their_memory():
 def test_a_value_that_is_not_finite_is_an_error(odd):
     with pytest.raises(ValueError, match=r"device 3 .* 'a' that is not finite"):
         check_finite({"b": torch.zeros(2), "a": torch.tensor([0.0, odd])}, "device 3")
+    with pytest.raises(ValueError, match="'b' that is not finite"):
+        check_finite({"b": torch.tensor([-odd, odd]), "a": torch.tensor([odd])}, "device 3")
+
+
+def test_large_values_are_finite_even_where_their_sum_is_not():
+    check_finite({"a": torch.full((8,), 3e38)}, "device 3")
 
 
 def test_a_record_of_another_model_is_an_error():
