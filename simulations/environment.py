@@ -36,7 +36,7 @@ def child_environment() -> dict[str, str]:
     Raises ConfError where no temporary folder can be used.
     """
     child = {name: value for name, value in os.environ.items() if _is_kept(name, value)}
-    if "PYTHONPATH" in child:
+    if child.get("PYTHONPATH"):  # an empty one names no folder, not even this one
         folders = child["PYTHONPATH"].split(os.pathsep)
         child["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
     # Flower starts its own commands by name, wherever ours was started from.

@@ -80,6 +80,10 @@ def test_modules_and_commands_are_found_from_another_directory(given, tmp_path, 
     assert child["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"
 
 
+def test_an_empty_module_path_does_not_become_the_working_directory(given):
+    assert given(PYTHONPATH="")["PYTHONPATH"] == ""
+
+
 def test_ray_gets_a_short_folder_where_the_users_is_too_long(given, tmp_path):
     deep = tmp_path / ("d" * LONGEST_RAY_FOLDER)
     deep.mkdir(parents=True)
