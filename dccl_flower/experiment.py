@@ -43,6 +43,11 @@ class Experiment:
         return Compute(self.torch_device, runtime.mixed_precision, runtime.channels_last)
 
     @property
+    def example(self) -> torch.Tensor:
+        """Two blank images (2, C, H, W), to measure and cut models by."""
+        return torch.zeros(2, *self.images.shape)
+
+    @property
     def cohort_size(self) -> int:
         """How many devices take part in a round."""
         return self.conf.devices.per_round or self.conf.devices.count

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
-from dccl_flower.config import ConfError, MethodConf, section
-from dccl_flower.data.batches import Pair, endless
-from dccl_flower.data.loader import ImageLoader
+from dccl_flower.config import MethodConf, section
+from dccl_flower.data.batches import endless
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import round_recipe, train_controlled
@@ -23,13 +22,12 @@ from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import Method, MethodKind, OnProgress, Round
-from dccl_flower.models.build import build_base
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
+from dccl_flower.strategies.dc_ccl import kind as dc_ccl
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
-from dccl_flower.strategies.dc_ccl.kind import DC_CCL, build_server
 from dccl_flower.strategies.dc_ccl.method import DcCclServer
-from dccl_flower.strategies.plain import ServedAlone
+from dccl_flower.strategies.plain import ServedAlone, base_model
 
 
 @dataclass
@@ -50,58 +48,57 @@ class CentralConf(DcCclConf):
 class PooledCo(DcCclServer):
     """The co-submodel on pooled samples: a federation's round, with everything in one place.
 
-    Momentum runs through and batch norms see mixed batches: rounds only tell the rate.
+    Batches are as large as all of a round's together. Momentum runs through and batch norms see
+    mixed batches: rounds only tell the rate.
     """
 
-    experiment: Experiment
+    def __init__(self, experiment: Experiment, *of_dc_ccl: Any) -> None:
+        super().__init__(*of_dc_ccl)
+        conf = conf_of(experiment)
+        of_devices = experiment.cohort_size * conf.rounds.device_batch_size
+        loader = experiment.pooled_loader(conf.rounds.cloud_batch_size + of_devices)
+        self._loss = LOSSES[conf.loss](lambda: class_counts(loader, self.cloud.num_classes))
+        self._batches = endless(loader, torch_generator(conf.seed, "central"))
+        self._momentum: State = {}
+        self._experiment = experiment
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Take a round's steps; nobody is asked."""
         yield from ()
-        cloud, conf = self.cloud, conf_of(self.experiment)
-        load_exchanged(cloud.co_submodel, state)
-        with isolated_rng(conf.seed, "central", "round", number, "torch"):
+        co = self.cloud.co_submodel
+        load_exchanged(co, state)
+        with isolated_rng(self._experiment.conf.seed, "central", "round", number, "torch"):
             train_controlled(
-                cloud.co_submodel,
-                cloud.control,
+                co,
+                self.cloud.control,
                 self._batches,
-                LOSSES[conf.loss](lambda: class_counts(self._loader, cloud.num_classes)),
+                self._loss,
                 round_recipe(self.rounds, number),
-                self.experiment.torch_device,
+                self._experiment.torch_device,
                 momentum=self._momentum,
             )
-        return cloud.co_state()
+        return self.cloud.co_state()
 
-    @cached_property
-    def _momentum(self) -> State:
-        return {}
 
-    @cached_property
-    def _loader(self) -> ImageLoader:
-        """Batches as large as all of a round's together."""
-        rounds, cohort = conf_of(self.experiment).rounds, self.experiment.cohort_size
-        size = rounds.cloud_batch_size + cohort * rounds.device_batch_size
-        return self.experiment.pooled_loader(size)
-
-    @cached_property
-    def _batches(self) -> Iterator[Pair]:
-        return endless(self._loader, torch_generator(self.experiment.conf.seed, "central"))
+def _change_nothing(method: Method, number: int, state: State, devices: Sequence[int]) -> Round:
+    """Ask nobody, and end a round with the state that it began with."""
+    yield from ()
+    return state
 
 
 class Prepared(DcCclServer):
     """A model that is ready once the cloud is, and a reference: its scores are what all have."""
 
-    reference: str
+    round = _change_nothing
 
-    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
-        """Change nothing."""
-        yield from ()
-        return state
+    def __init__(self, reference: str, *of_dc_ccl: Any) -> None:
+        super().__init__(*of_dc_ccl)
+        self._reference = reference
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield the reference's scores, but for what tells only how close it comes to another."""
         references = self.references()
-        for name, value in references[self.reference].items():
+        for name, value in references[self._reference].items():
             if all(name in scores for scores in references.values()):
                 yield name, value
 
@@ -109,28 +106,25 @@ class Prepared(DcCclServer):
 class Base(ServedAlone):
     """The uncut base model, trained before the first round."""
 
-    def prepare(self) -> None:
-        """Train the base model."""
-        experiment, conf = self.experiment, conf_of(self.experiment)
-        size = conf.pretrain.batch_size
-        is_pooled = _method(experiment).data == "pooled"
-        loader = experiment.pooled_loader(size) if is_pooled else experiment.cloud_loader(size)
-        generator = torch_generator(conf.seed, "base")
-        with isolated_rng(conf.seed, "base", "torch"):
-            held = (experiment.validation_loader(), experiment.compute)
-            pretrain(self.model, loader, conf.pretrain, generator, *held)
+    round = _change_nothing
+    is_trained = False
 
-    def plan(self, num_rounds: int) -> None:
-        """Take no note: rounds change nothing."""
+    def prepare(self) -> None:
+        """Train the base model; only once."""
+        if self.is_trained:
+            return
+        experiment, conf = self.experiment, conf_of(self.experiment)
+        is_pooled = _method(experiment).data == "pooled"
+        loader_of = experiment.pooled_loader if is_pooled else experiment.cloud_loader
+        loader, held_out = loader_of(conf.pretrain.batch_size), experiment.validation_loader()
+        with isolated_rng(conf.seed, "base", "torch"):
+            generator = torch_generator(conf.seed, "base")
+            pretrain(self.model, loader, conf.pretrain, generator, held_out, experiment.compute)
+        self.is_trained = True
 
     def workload(self) -> Workload:
-        """Raise ConfError: no device is ever asked."""
-        raise ConfError("method.name=central: no device takes a turn")
-
-    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
-        """Change nothing."""
-        yield from ()
-        return state
+        """Return what a turn of DC-CCL takes: the virtual clock is that of the other bounds."""
+        return dc_ccl.check(self.experiment)
 
 
 def _method(experiment: Experiment) -> CentralMethodConf:
@@ -141,21 +135,13 @@ def _method(experiment: Experiment) -> CentralMethodConf:
 def _server(experiment: Experiment, on_progress: OnProgress) -> Method:
     model = _method(experiment).model
     if model == "base":
-        return Base(
-            build_base(conf_of(experiment), experiment.images.shape, experiment.images.num_classes),
-            experiment,
-        )
-    if model == "co":
-        pooled = build_server(experiment, on_progress, PooledCo)
-        pooled.experiment = experiment
-        return pooled
-    prepared = build_server(experiment, on_progress, Prepared)
-    prepared.reference = model
-    return prepared
+        return Base(base_model(experiment), experiment)
+    kind = partial(PooledCo, experiment) if model == "co" else partial(Prepared, model)
+    return dc_ccl.build_server(experiment, on_progress, kind)
 
 
 def _check(experiment: Experiment) -> None:
-    DC_CCL.check(experiment)
+    dc_ccl.check(experiment)
 
 
-CENTRAL = MethodKind(CentralConf, _server, DC_CCL.device, _check)
+CENTRAL = MethodKind(CentralConf, _server, dc_ccl.build_device, _check)

@@ -8,23 +8,26 @@ server    model ─────────────> each device: train on p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from dccl_flower.config import Conf, CutModelConf, section
+from dccl_flower.config import (
+    Conf,
+    ConfError,
+    CutModelConf,
+    MimicModelConf,
+    SubmodelsConf,
+    section,
+)
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
-from dccl_flower.learning.widths import Widths
-from dccl_flower.method import Ask, MethodKind, OnProgress, Round
-from dccl_flower.models.build import build_base
+from dccl_flower.method import Ask, MethodKind, Round
+from dccl_flower.models.build import Parts
 from dccl_flower.models.frozen import Frozen, frozen_names
-from dccl_flower.models.split import slice_co
-from dccl_flower.models.zoo import build_model
-from dccl_flower.strategies.answers import copies_of
+from dccl_flower.strategies.exchange import copies_of
 from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train
 
 
@@ -41,13 +44,16 @@ class FedAvgConf(Conf):
 class FedAvg(ServedAlone):
     """The server's half."""
 
-    def plan(self, num_rounds: int) -> None:
-        """Let the schedule of rates follow the number of rounds."""
-        self.rounds = replace(self.rounds, count=num_rounds)
-
     def workload(self) -> Workload:
-        """Return what a turn takes a device."""
-        return workload_of(self.experiment, self.model)
+        """Return what a turn takes a device. Raises ConfError for tiers of another width."""
+        for place, tier in enumerate(self.fleet.tiers if self.fleet else ()):
+            if tier.co_share != 1:
+                given = f"devices.profiles={self.experiment.conf.devices.profiles}"
+                raise ConfError(
+                    f"{given}: tiers[{place}].co_share={tier.co_share}: must be 1 with "
+                    "method.name=fedavg, which trains one width"
+                )
+        return super().workload()
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Have every device train a copy, and average the copies by sample count."""
@@ -56,25 +62,11 @@ class FedAvg(ServedAlone):
         return average(None, copies_of(answers.values()), 0.0)
 
 
-def workload_of(experiment: Experiment, model: nn.Module) -> Workload:
-    """Return what a turn of plain training takes a device."""
-    rounds, example = experiment.conf.rounds, torch.zeros(2, *experiment.images.shape)
-    images = rounds.local_steps * rounds.device_batch_size
-    widths = Widths(model, example, {1.0})
-    return Workload(widths, example, images, rounds.device_batch_size, rounds.momentum > 0)
-
-
 def _model(experiment: Experiment) -> nn.Module:
-    conf, images = conf_of(experiment), experiment.images
-    own = conf.model.co
-    if own.name is not None:
-        channels = images.shape[0]
-        return build_model(own.name, channels, images.num_classes, own.pretrained, conf.seed, "co")
-    base, example = (
-        build_base(conf, images.shape, images.num_classes),
-        torch.zeros(2, *images.shape),
-    )
-    co = slice_co(base, example, conf.model.co_ratio, conf.model.shared_stem)
+    conf, images = experiment.conf, experiment.images
+    assert isinstance(conf, FedAvgConf)
+    cut = SubmodelsConf(seed=conf.seed, model=MimicModelConf(**vars(conf.model)))
+    co = Parts(cut, images.shape, images.num_classes).co
     for name in frozen_names(co):
         part = co.get_submodule(name)
         assert isinstance(part, Frozen)
@@ -82,22 +74,9 @@ def _model(experiment: Experiment) -> nn.Module:
     return co
 
 
-def conf_of(experiment: Experiment) -> FedAvgConf:
-    """Return the configuration with the sections of FedAvg."""
-    assert isinstance(experiment.conf, FedAvgConf)
-    return experiment.conf
-
-
-def _server(experiment: Experiment, on_progress: OnProgress) -> FedAvg:
-    return FedAvg(_model(experiment), experiment)
-
-
-def _device(experiment: Experiment) -> PlainDevice:
-    return PlainDevice(_model(experiment), experiment.torch_device)
-
-
-def _check(experiment: Experiment) -> Workload:
-    return workload_of(experiment, _model(experiment))
-
-
-FEDAVG = MethodKind(FedAvgConf, _server, _device, _check)
+FEDAVG = MethodKind(
+    FedAvgConf,
+    lambda experiment, _: FedAvg(_model(experiment), experiment),
+    lambda experiment: PlainDevice(_model(experiment), experiment.torch_device),
+    lambda experiment: FedAvg(_model(experiment), experiment).workload(),
+)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.data.batches import Batches, endless
+from dccl_flower.data.batches import endless
 from dccl_flower.device import Device
 from dccl_flower.experiment import Experiment
+from dccl_flower.fleet.profiles import co_shares, fleet_of
+from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import predict, score_sides
 from dccl_flower.learning.fusion import Fusion, State
-from dccl_flower.learning.widths import of_width
+from dccl_flower.learning.widths import Widths, of_width
 from dccl_flower.method import Answer, Ask
+from dccl_flower.models.build import build_base
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import Exchanged, exchanged_state, load_exchanged
-from dccl_flower.strategies.answers import merge_answers
+from dccl_flower.strategies.exchange import merge_answers
 
 
 @dataclass(frozen=True)
@@ -32,33 +37,33 @@ class Train:
 
 
 class PlainDevice:
-    """Trains what it is sent; ``adapted`` changes a model of a share of the width for good."""
+    """Trains what it is sent."""
 
     turns: Sequence[type] = (Train,)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        torch_device: torch.device | str = "cpu",
-        adapted: Callable[[nn.Module, float], nn.Module] = lambda model, width: model,
-    ) -> None:
+    def __init__(self, model: nn.Module, torch_device: torch.device | str = "cpu") -> None:
         self._model = model.to(torch_device)
         self._torch_device = torch_device
-        self._adapted = adapted
+        self._exchanged: WeakKeyDictionary[nn.Module, Exchanged] = WeakKeyDictionary()
 
     def state_like(self, turn: Any, device: Device) -> State:
         """Return names and shapes of the model of the width that a turn names."""
-        return exchanged_state(self.model(turn.width, device))
+        return self.exchanged(self.model(turn.width, device)).state
 
     def model(self, width: float, device: Device) -> nn.Module:
         """Return the model of a share of the width, which all devices of a process train in."""
-        cut = of_width(self._model, width, lambda: device.example().to(self._torch_device))
-        return self._adapted(cut, width)
+        return of_width(self._model, width, lambda: device.example().to(self._torch_device))
+
+    def exchanged(self, model: nn.Module) -> Exchanged:
+        """Return what crosses the wire of a model, looked up once: it would cost each turn."""
+        if model not in self._exchanged:
+            self._exchanged[model] = Exchanged(model)
+        return self._exchanged[model]
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Train a copy of what was sent."""
         model = self.model(ask.turn.width, device)
-        load_exchanged(model, ask.state)
+        self.exchanged(model).load(ask.state)
         with device.isolated("train"):
             batches = endless(device.batches, device.generator("train"))
             loss, accuracy = train_controlled(
@@ -69,8 +74,8 @@ class PlainDevice:
                 ask.turn.recipe,
                 self._torch_device,
             )
-        state = Exchanged(model).snapshot()
         metrics = {"loss": loss, "accuracy": accuracy}
+        state = self.exchanged(model).snapshot()
         return Answer(device.number, state, device.batches.num_samples, metrics)
 
     def merge(self, turn: Any, answers: Sequence[Answer]) -> Answer:
@@ -78,22 +83,43 @@ class PlainDevice:
         return merge_answers(answers, Fusion())
 
 
+def base_model(experiment: Experiment) -> nn.Module:
+    """Build the uncut base model of a configuration."""
+    images = experiment.images
+    return build_base(experiment.conf, images.shape, images.num_classes)
+
+
 class ServedAlone:
-    """The server's half of one model that serves as it is: its scores, and what is saved."""
+    """The server's half of one model that serves as it is: all but the rounds."""
 
     def __init__(self, model: nn.Module, experiment: Experiment) -> None:
-        self.model = model.to(experiment.torch_device)
+        self.model = model
         self.experiment = experiment
         self.rounds = experiment.conf.rounds
-        self._test: Batches = experiment.scoring_loader()
+        self.fleet = fleet_of(experiment.conf)
+        self._test = experiment.scoring_loader()
+
+    @cached_property
+    def widths(self) -> Widths:
+        """The model in all widths that devices train."""
+        return Widths(self.model, self.experiment.example, co_shares(self.fleet))
 
     def prepare(self) -> None:
-        """Do nothing: there is nothing to prepare."""
+        """Move the model to where it is scored."""
+        self.model.to(self.experiment.torch_device)
 
     def initial_state(self) -> State:
         """Return the model's first weights."""
         state = exchanged_state(self.model)
         return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def plan(self, num_rounds: int) -> None:
+        """Let the schedule of rates follow the number of rounds."""
+        self.rounds = replace(self.rounds, count=num_rounds)
+
+    def workload(self) -> Workload:
+        """Return what a turn takes a device."""
+        return Workload(self.rounds, self.widths, self.experiment.example)
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield accuracies over all classes and over those of either side."""

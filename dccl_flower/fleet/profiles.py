@@ -86,6 +86,11 @@ class Fleet:
         return device
 
 
+def co_shares(fleet: Fleet | None) -> set[float]:
+    """Return the shares of a model's width that devices train."""
+    return {1.0} if fleet is None else {tier.co_share for tier in fleet.tiers}
+
+
 def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
     """Read tiers from a packaged ``conf/devices`` file or a path and deal devices out to them.
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dccl_flower.codecs import Codec, encoded_bytes
-from dccl_flower.config import ConfError
+from dccl_flower.config import ConfError, RoundsConf
 from dccl_flower.fleet.clock import Work
-from dccl_flower.fleet.profiles import Fleet
+from dccl_flower.fleet.profiles import Fleet, co_shares
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state
@@ -20,17 +20,16 @@ from dccl_flower.models.frozen import exchanged_state
 class Workload:
     """A turn of a method: what trains in every width, what only scores beside it, and how much.
 
-    ``example`` holds images (N, C, H, W); ``images`` are those of a turn, ``batch_size`` those of a
-    step; ``keep_bytes`` are what a device downloads before its first turn. Every turn is taken to
-    include the pass of ``control``.
+    A step takes ``batch_factor`` times a batch of ``rounds``; ``example`` holds images
+    (N, C, H, W); ``keep_bytes`` are what a device downloads before its first turn. Every turn is
+    taken to include the pass of ``control``.
     """
 
+    rounds: RoundsConf
     widths: Widths
     example: Tensor
-    images: int
-    batch_size: int
-    has_momentum: bool
     control: nn.Module | None = None
+    batch_factor: int = 1
     keep_bytes: int = 0
 
 
@@ -49,13 +48,14 @@ class TurnCost:
 def turn_costs(fleet: Fleet, workload: Workload, codec: Codec) -> dict[float, TurnCost]:
     """Return what a turn takes the devices of each share of the width."""
     control = Cost() if workload.control is None else model_cost(workload.control, workload.example)
-    costs = {}
-    for share in {tier.co_share for tier in fleet.tiers}:
+    rounds, costs = workload.rounds, {}
+    batch_size = workload.batch_factor * rounds.device_batch_size
+    for share in co_shares(fleet):
         module = workload.widths.modules[share]
         cost = model_cost(module, workload.example)
         moved = encoded_bytes(codec.encode(exchanged_state(module)))
-        flops = turn_flops(cost, control, workload.images)
-        memory = training_memory(cost, control, workload.batch_size, workload.has_momentum)
+        flops = turn_flops(cost, control, rounds.local_steps * batch_size)
+        memory = training_memory(cost, control, batch_size, rounds.momentum > 0)
         first = Work(moved + workload.keep_bytes, flops, moved)
         costs[share] = TurnCost(first, Work(moved, flops, moved), memory)
     return costs

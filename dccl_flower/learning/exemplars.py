@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import zip_longest
 
 import torch
@@ -21,17 +21,8 @@ def class_counts(batches: Batches, num_classes: int) -> Tensor:
     return torch.bincount(batches.targets, minlength=num_classes)
 
 
-def take_exemplars(batches: Batches, choose: Callable[[Batches], Tensor]) -> dict[str, Tensor]:
-    """Return the samples whose positions (K,) ``choose`` picks, as ``Batches.taken`` gives them.
-
-    Positions are those of one pass, which ``choose`` is given to look at.
-    """
-    batches = batches.in_fixed_order()
-    return batches.taken(choose(batches))
-
-
 def exemplar_images(exemplars: dict[str, Tensor]) -> Tensor:
-    """Return the images of :func:`take_exemplars` as models take them."""
+    """Return the images of ``Batches.taken`` as models take them."""
     if "mean" not in exemplars:
         return exemplars["images"]
     return normalise(*(exemplars[name].numpy() for name in ("images", "mean", "std")))

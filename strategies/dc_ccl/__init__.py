@@ -15,6 +15,6 @@
                                               │
   serve  cloud submodel + co-submodel         │   mimic + co-submodel
 
-``method.py`` holds the round, ``device.py`` a device's turn, ``turns.py`` what passes between them,
+``method.py`` holds the round, ``device.py`` the turns that a device is asked for and takes,
 ``cloud.py`` what the server keeps, ``conf.py`` the keys, ``front.py`` what Flower's users import.
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,27 +16,61 @@ from dccl_flower.device import Device
 from dccl_flower.device_store import Parcel
 from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.control_logits import KnownBatch, control_logits, with_logits
-from dccl_flower.learning.controlled import train_controlled
+from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.exemplars import class_counts, replayed_counts, with_exemplars
-from dccl_flower.learning.fusion import State
+from dccl_flower.learning.fusion import Fusion, State
 from dccl_flower.learning.head_tuning import head_gradient
 from dccl_flower.learning.losses import LOSSES, Loss
-from dccl_flower.learning.widths import leading, of_width
+from dccl_flower.learning.widths import leading
 from dccl_flower.method import Answer, Ask
-from dccl_flower.models.frozen import Exchanged, copy_frozen
+from dccl_flower.models.frozen import copy_frozen
 from dccl_flower.models.head import find_head
 from dccl_flower.models.served import ServedModel
-from dccl_flower.strategies.answers import CLASS_COUNTS, merge_answers
-from dccl_flower.strategies.dc_ccl.turns import Score, Train, TuneHead
+from dccl_flower.strategies.exchange import CLASS_COUNTS, merge_answers
+from dccl_flower.strategies.plain import PlainDevice
 
 EXEMPLARS = "exemplars"
 # What the modules of this process hold, so that a frozen control is read once and not each turn.
 _LOADED: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
 
-class DcCclDevice:
-    """Trains in the modules that it is given, one device after the other.
+@dataclass(frozen=True)
+class Train:
+    """Train the co-submodel, of a share of its width, under the control.
+
+    ``own_share`` is this side's in mixed batch statistics. ``fusion`` is how a worker merges copies
+    of devices that share a message.
+    """
+
+    recipe: LocalRecipe
+    loss: str
+    keep_momentum: bool
+    tell_class_counts: bool
+    own_share: float
+    fusion: Fusion
+    width: float
+
+
+@dataclass(frozen=True)
+class TuneHead:
+    """Give the head's mean gradient over so many batches, in one of the round's tuning steps."""
+
+    batches: int
+    loss: str
+    step: int
+    width: float = 1.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score control + co on the device's own samples."""
+
+    width: float
+
+
+class DcCclDevice(PlainDevice):
+    """Trains, under a control, in the modules that it is given, one device after the other.
 
     ``control`` has the mimic's architecture, unless the strategy's cloud says otherwise. The
     modules are scratch space: a simulation worker may hand the same ones to all its devices.
@@ -53,23 +88,17 @@ class DcCclDevice:
         cache_logits: bool = True,
         head: str | None = None,
     ) -> None:
-        self._wide_co = _placed(co_submodel, torch_device)
-        self._control = _placed(control, torch_device)
-        self._torch_device = torch_device
+        super().__init__(co_submodel, torch_device)
+        self._control = control.to(torch_device)
         self._cache_logits = cache_logits
         self._head = head
-        self._held: WeakKeyDictionary[nn.Module, Exchanged] = WeakKeyDictionary()
-
-    def state_like(self, turn: Any, device: Device) -> State:
-        """Return names and shapes of the co-submodel of the width that a turn names."""
-        return self._exchanged(self._co(turn.width, device)).state
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Load what the ask brought, and answer it."""
-        co = self._co(ask.turn.width, device)
+        co = self.model(ask.turn.width, device)
         self._load_control(ask.keep)
         copy_frozen(self._control, co)
-        self._exchanged(co).load(ask.state)
+        self.exchanged(co).load(ask.state)
         if isinstance(ask.turn, Train):
             return self._train(co, ask.turn, ask, device)
         if isinstance(ask.turn, TuneHead):
@@ -81,8 +110,9 @@ class DcCclDevice:
         return merge_answers(answers, turn.fusion)
 
     def _train(self, co: nn.Module, turn: Train, ask: Ask, device: Device) -> Answer:
+        exchanged, exemplars = self.exchanged(co), _exemplars(ask)
+        of_cloud = leading(ask.beside.get("statistics_cloud", {}), exchanged.state)
         with device.isolated("train"):
-            exemplars = _exemplars(ask)
             momentum = (device.memory.kept("momentum") or {}) if turn.keep_momentum else None
             train_loss, train_accuracy = train_controlled(
                 co,
@@ -93,20 +123,21 @@ class DcCclDevice:
                 self._torch_device,
                 correction=ask.beside.get("correction"),
                 momentum=momentum,
-                other=OtherSide(self._statistics(co, ask), turn.own_share),
+                other=OtherSide(of_cloud, turn.own_share),
             )
             told = {}
             if turn.tell_class_counts:
-                told[CLASS_COUNTS] = class_counts(device.batches, self._num_classes(co))
+                told[CLASS_COUNTS] = self._class_counts(co, device)
         if momentum is not None:
             device.memory.keep("momentum", momentum)
         metrics = {"loss": train_loss, "accuracy": train_accuracy}
-        state = self._exchanged(co).snapshot()
-        return Answer(device.number, state, device.batches.num_samples, metrics, told)
+        return Answer(
+            device.number, exchanged.snapshot(), device.batches.num_samples, metrics, told
+        )
 
     def _head_gradient(self, co: nn.Module, turn: TuneHead, ask: Ask, device: Device) -> Answer:
+        exemplars = _exemplars(ask)
         with device.isolated("head", turn.step):
-            exemplars = _exemplars(ask)
             gradient, count = head_gradient(
                 co,
                 self._control,
@@ -125,19 +156,8 @@ class DcCclDevice:
         metrics = {"loss": loss, "accuracy": accuracy(logits, labels)}
         return Answer(device.number, {}, len(labels), metrics)
 
-    def _co(self, width: float, device: Device) -> nn.Module:
-        return of_width(self._wide_co, width, lambda: device.example().to(self._torch_device))
-
-    def _exchanged(self, co: nn.Module) -> Exchanged:
-        if co not in self._held:
-            self._held[co] = Exchanged(co)
-        return self._held[co]
-
-    def _statistics(self, co: nn.Module, ask: Ask) -> State:
-        return leading(ask.beside.get("statistics_cloud", {}), self._exchanged(co).state)
-
     def _load_control(self, keep: Mapping[str, Parcel]) -> None:
-        parcels = [parcel for name, parcel in keep.items() if name != EXEMPLARS]
+        parcels = _control_parcels(keep)
         digests = [parcel.digest for parcel in parcels]
         if _LOADED.get(self._control) == digests:
             return
@@ -158,7 +178,7 @@ class DcCclDevice:
 
     def _known_logits(self, batches: FixedBatches, ask: Ask, device: Device) -> Tensor:
         """Return the control's logits of the device's images, computed at their first use."""
-        digest = "-".join(p.digest[:16] for name, p in ask.keep.items() if name != EXEMPLARS)
+        digest = "-".join(parcel.digest[:16] for parcel in _control_parcels(ask.keep))
         name = f"logits-{digest}-{batches.content_digest()}"
         kept = device.memory.kept(name, of_all_runs=True)
         if kept is None:
@@ -168,26 +188,23 @@ class DcCclDevice:
 
     def _loss(self, name: str, co: nn.Module, device: Device, exemplars: State | None) -> Loss:
         def counts() -> Tensor:
-            own = class_counts(device.batches, self._num_classes(co))
+            own = self._class_counts(co, device)
             return own if exemplars is None else replayed_counts(own, exemplars)
 
         return LOSSES[name](counts)
 
-    def _num_classes(self, co: nn.Module) -> int:
-        return find_head(co, name=self._head)[1].out_features
-
-
-def _placed(module: nn.Module, torch_device: torch.device | str) -> nn.Module:
-    """Return the module on a device; asking its every tensor to move would cost a millisecond."""
-    wanted = torch.device(torch_device)
-    placed = all(tensor.device.type == wanted.type for tensor in module.parameters())
-    return module if placed else module.to(wanted)
+    def _class_counts(self, co: nn.Module, device: Device) -> Tensor:
+        return class_counts(device.batches, find_head(co, name=self._head)[1].out_features)
 
 
 def _pairs(batches: Batches, exemplars: State | None, generator: torch.Generator) -> Iterator[Pair]:
     if exemplars is None:
         return endless(batches, generator)
     return with_exemplars(batches, exemplars, generator)
+
+
+def _control_parcels(keep: Mapping[str, Parcel]) -> list[Parcel]:
+    return [parcel for name, parcel in keep.items() if name != EXEMPLARS]
 
 
 def _exemplars(ask: Ask) -> State | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,49 +25,70 @@ from dccl_flower.strategies.dc_ccl.device import DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings
 
 
+@dataclass(frozen=True)
+class Options(Settings):
+    """Beside how both sides train: the rounds, who is asked in them, and how models travel.
+
+    ``devices_per_round``: all by default. ``num_nodes`` says how many nodes to wait for (a
+    simulation knows). With a ``fleet`` devices are of tiers, and a virtual clock says who answers
+    in time under ``rules``. ``codec``: ``fp32``, ``fp16``, ``int8``, ``named``.
+    ``devices_per_node`` lets a message speak to several devices of a node. ``seed`` fixes the
+    cohorts and every draw of a device. Raises ValueError for what is unknown or clashes.
+    """
+
+    rounds: TwoSidedRoundsConf | None = None
+    devices_per_round: int | None = None
+    num_nodes: int | None = None
+    fleet: Fleet | None = None
+    rules: Rules | None = None
+    codec: str = "fp32"
+    devices_per_node: int = 1
+    seed: int = 0
+    fraction_evaluate: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.codec not in CODECS:
+            raise ValueError(f"codec={self.codec!r}: expected one of {', '.join(CODECS)}")
+        if self.devices_per_node != 1:
+            self._check_merging()
+
+    def _check_merging(self) -> None:
+        """Raise ValueError where merged copies would not fuse as they would one by one."""
+        fusion = self.fusion
+        if not isinstance(fusion, Fusion):
+            given = f"fusion={fusion!r}"
+            raise ValueError(f"devices_per_node: not with {given}, which is not a Fusion")
+        if self.statistics in MEASURED and not fusion.pooled_statistics:
+            needs = f"with statistics={self.statistics!r} it needs a fusion with pooled statistics"
+            raise ValueError(f"devices_per_node: {needs}")
+        if self.rounds is not None and self.rounds.scaffold and fusion.class_wise_head:
+            raise ValueError("devices_per_node: not with SCAFFOLD and a class-wise head together")
+
+
 class DcCcl(Rounds):
     """Flower's strategy for DC-CCL; ``arrays`` is the co-submodel.
 
     The cloud pretrains and distils on the first round unless it is prepared already.
-    ``num_devices`` logical devices are shared out to the nodes; ``num_nodes`` says how many nodes
-    to wait for (a simulation knows). With a ``fleet`` devices are of tiers, and a virtual clock
-    says who answers in time under ``rules``. ``codec``: ``fp32``, ``fp16``, ``int8``, ``named``.
-    ``devices_per_node`` lets a message speak to several devices of a node. ``seed`` fixes the
-    cohorts and every draw of a device. All other options are those of :class:`Settings`. Raises
-    AggregationError where less than ``rounds.min_replies`` of a cohort answer, and ValueError for
-    options that are unknown, clash, or are excluded by differential privacy.
+    ``num_devices`` logical devices are shared out to the nodes. ``options`` are those of
+    :class:`Options`. Raises AggregationError where less than ``rounds.min_replies`` of a cohort
+    answer, and ValueError for options that are unknown, clash, or are excluded by differential
+    privacy.
     """
 
-    def __init__(
-        self,
-        cloud: Cloud,
-        *,
-        num_devices: int,
-        devices_per_round: int | None = None,
-        num_nodes: int | None = None,
-        fleet: Fleet | None = None,
-        rules: Rules | None = None,
-        rounds: TwoSidedRoundsConf | None = None,
-        codec: str = "fp32",
-        devices_per_node: int = 1,
-        seed: int = 0,
-        fraction_evaluate: float = 0.0,
-        **settings: Any,
-    ) -> None:
-        if codec not in CODECS:
-            raise ValueError(f"codec={codec!r}: expected one of {', '.join(CODECS)}")
-        rounds, chosen = rounds or TwoSidedRoundsConf(), Settings(**settings)
-        if devices_per_node != 1:
-            check_merging(chosen, rounds)
+    def __init__(self, cloud: Cloud, *, num_devices: int, **options: Any) -> None:
+        given = Options(**options)
+        rounds = given.rounds or TwoSidedRoundsConf()
+        cohort = (given.devices_per_round, given.seed, given.fleet, given.rules)
         self.cloud = cloud
         super().__init__(
-            DcCclServer(cloud, chosen, rounds, fleet),
-            Roster(num_devices, devices_per_round, seed, fleet, rules),
-            codec=CODECS[codec],
+            DcCclServer(cloud, given, rounds, given.fleet),
+            Roster(num_devices, *cohort),
+            codec=CODECS[given.codec],
             policy=FaultPolicy(rounds.min_replies, rounds.timeout),
-            num_nodes=num_nodes,
-            devices_per_node=devices_per_node,
-            fraction_evaluate=fraction_evaluate,
+            num_nodes=given.num_nodes,
+            devices_per_node=given.devices_per_node,
+            fraction_evaluate=given.fraction_evaluate,
         )
 
     def co_state(self, arrays: ArrayRecord) -> State:
@@ -98,15 +120,3 @@ class DcCclClient(DeviceClient):
     def get_parameters(self, config: Metrics) -> Arrays:
         """Return the co-submodel's exchanged state, as the wire carries it without compression."""
         return FP32.encode(exchanged_state(self._co_submodel))
-
-
-def check_merging(settings: Settings, rounds: TwoSidedRoundsConf) -> None:
-    """Raise ValueError where merged copies would not fuse as they would one by one."""
-    fusion = settings.fusion
-    if not isinstance(fusion, Fusion):
-        raise ValueError(f"devices_per_node: not with fusion={fusion!r}, which is not a Fusion")
-    if settings.statistics in MEASURED and not fusion.pooled_statistics:
-        given = f"statistics={settings.statistics!r}"
-        raise ValueError(f"devices_per_node: with {given} it needs a fusion with pooled statistics")
-    if rounds.scaffold and fusion.class_wise_head:
-        raise ValueError("devices_per_node: not with SCAFFOLD and a class-wise head together")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
-
-import torch
 
 from dccl_flower.config import ConfError
 from dccl_flower.experiment import Experiment
-from dccl_flower.fleet.profiles import fleet_of
+from dccl_flower.fleet.profiles import co_shares, fleet_of
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.fusion import Fusion
 from dccl_flower.learning.widths import Widths
@@ -19,17 +17,17 @@ from dccl_flower.models.normalisation import NORM_RULES
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.device import DcCclDevice
-from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, workload
-from dccl_flower.strategies.dc_ccl.prepared import prepare
-
-Server = TypeVar("Server", bound=DcCclServer)
+from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, batch_factor
+from dccl_flower.strategies.dc_ccl.prepared import ReusedCloud, prepared_key
 
 
 def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
-    """Build the cloud with its models and data."""
+    """Build the cloud with its models and data; with ``runtime.reuse`` it knows the cache."""
     conf = conf_of(experiment)
     models = build_submodels(conf, experiment.images.shape, experiment.images.num_classes)
-    return Cloud(
+    reused = conf.runtime.reuse
+    kind = partial(ReusedCloud, prepared_key(experiment)) if reused else Cloud
+    return kind(
         models.cloud,
         models.mimic,
         models.co,
@@ -46,7 +44,11 @@ def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
     )
 
 
-def build_server(experiment: Experiment, on_progress: OnProgress, kind: type[Server]) -> Server:
+def build_server(
+    experiment: Experiment,
+    on_progress: OnProgress,
+    kind: Callable[..., DcCclServer] = DcCclServer,
+) -> DcCclServer:
     """Build the server's half, or one of a kind that differs in its rounds alone."""
     conf = conf_of(experiment)
     norm = NORM_RULES[conf.normalisation]
@@ -58,39 +60,36 @@ def build_server(experiment: Experiment, on_progress: OnProgress, kind: type[Ser
         exemplars=conf.exemplars,
         exemplar_choice=conf.exemplar_choice,
     )
-    fleet, cloud = fleet_of(conf), build_cloud(experiment, on_progress)
-    server = kind(cloud, settings, conf.rounds, fleet, partial(prepare, experiment, cloud))
-    server.score_on(experiment.scoring_loader(), *experiment.classes)
-    return server
+    test = (experiment.scoring_loader(), *experiment.classes)
+    cloud = build_cloud(experiment, on_progress)
+    return kind(cloud, settings, conf.rounds, fleet_of(conf), test)
 
 
-def _server(experiment: Experiment, on_progress: OnProgress) -> DcCclServer:
-    return build_server(experiment, on_progress, DcCclServer)
-
-
-def _device(experiment: Experiment) -> DcCclDevice:
+def build_device(experiment: Experiment) -> DcCclDevice:
+    """Build a device's half."""
     conf, images = conf_of(experiment), experiment.images
     co, control = build_device_modules(conf, images.shape, images.num_classes)
     return DcCclDevice(co, control, experiment.torch_device, conf.runtime.cache_logits)
 
 
-def _check(experiment: Experiment) -> Workload:
+def check(experiment: Experiment) -> Workload:
+    """Return what a turn takes a device. Raises ConfError for what does not go together."""
     conf, images = conf_of(experiment), experiment.images
     if conf.exemplars > len(experiment.plan.cloud):
         held = f"the cloud has {len(experiment.plan.cloud)} samples"
         raise ConfError(f"exemplars={conf.exemplars}: {held}")
     co, control = build_device_modules(conf, images.shape, images.num_classes)
-    fleet = fleet_of(conf)
-    shares = {tier.co_share for tier in fleet.tiers} if fleet else {1.0}
-    given = {
+    shares = co_shares(fleet_of(conf))
+    needs_one_width = {
         "rounds.scaffold=true": conf.rounds.scaffold,
         "head_tuning=federated": conf.head_tuning != "none",
     }
-    for key in (key for key, is_given in given.items() if is_given and shares != {1.0}):
-        raise ConfError(f"{key}: not with tiers of co_share below 1 in devices.profiles")
-    example = torch.zeros(2, *images.shape)
-    widths = Widths(co, example, shares)
-    return workload(widths, control, example, conf.rounds, conf.exemplars > 0)
+    for key, is_given in needs_one_width.items():
+        if is_given and shares != {1.0}:
+            raise ConfError(f"{key}: not with tiers of co_share below 1 in devices.profiles")
+    widths = Widths(co, experiment.example, shares)
+    factor = batch_factor(conf.exemplars)
+    return Workload(conf.rounds, widths, experiment.example, control, factor)
 
 
-DC_CCL = MethodKind(DcCclConf, _server, _device, _check)
+DC_CCL = MethodKind(DcCclConf, build_server, build_device, check)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.device_store import Parcel
-from dccl_flower.fleet.profiles import Fleet
+from dccl_flower.fleet.profiles import Fleet, co_shares
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, late_statistics, round_recipe
 from dccl_flower.learning.evaluate import Scorer
@@ -29,9 +28,9 @@ from dccl_flower.learning.server_update import ServerUpdate
 from dccl_flower.learning.widths import Widths, level
 from dccl_flower.method import Ask, Round
 from dccl_flower.models.frozen import load_exchanged
-from dccl_flower.strategies.answers import CLASS_COUNTS, copies_of, devices_of
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
-from dccl_flower.strategies.dc_ccl.turns import Score, Train, TuneHead
+from dccl_flower.strategies.dc_ccl.device import Score, Train, TuneHead
+from dccl_flower.strategies.exchange import CLASS_COUNTS, asks_by_width, copies_of, devices_of
 
 logger = logging.getLogger("dccl_flower")
 
@@ -59,32 +58,28 @@ class Settings:
                 raise ValueError(f"{key}={given!r}: expected one of {', '.join(known)}")
 
 
+@dataclass(eq=False)
 class DcCclServer:
     """Devices and cloud train copies of a co-submodel under a mimic; a fusion rule joins them.
 
     The cloud pretrains and distils unless it is prepared already. With a ``fleet`` devices train
-    the share of the width that their tier says. ``prepare`` takes the place of the cloud's own.
+    the share of the width that their tier says. ``test`` scores: images, cloud classes, device
+    classes.
     """
 
-    def __init__(
-        self,
-        cloud: Cloud,
-        settings: Settings | None = None,
-        rounds: TwoSidedRoundsConf | None = None,
-        fleet: Fleet | None = None,
-        prepare: Callable[[], None] | None = None,
-    ) -> None:
-        self.cloud = cloud
-        self.settings = settings or Settings()
-        self.rounds = rounds or TwoSidedRoundsConf()
-        self._fleet = fleet
-        if self._shares != {1.0} and (self.settings.head_tuning or self.rounds.scaffold):
+    cloud: Cloud
+    settings: Settings = field(default_factory=Settings)
+    rounds: TwoSidedRoundsConf = field(default_factory=TwoSidedRoundsConf)
+    fleet: Fleet | None = None
+    test: tuple[Any, list[int], list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        if co_shares(self.fleet) != {1.0} and (self.settings.head_tuning or self.rounds.scaffold):
             raise ValueError("tiers with co_share below 1: not with head tuning or SCAFFOLD")
-        self._update = ServerUpdate(self.rounds, self.settings.fusion, cloud.head)
-        self._prepare = prepare or cloud.prepare
-        self._test: tuple[Any, ...] = ()
+        fusion = self.settings.fusion
+        self._update = ServerUpdate(self.rounds, fusion, self.cloud.head)
+        self._tells_classes = getattr(fusion, "needs_class_counts", False)
         self._keep: dict[str, Parcel] = {}
-        self._widths: Widths | None = None
         # A thread takes up torch's thread count when it first computes, whatever it is by then.
         threads = (torch.get_num_threads(),)
         self._thread = ThreadPoolExecutor(1, "cloud", torch.set_num_threads, threads)
@@ -96,10 +91,10 @@ class DcCclServer:
         # Each device trains its part of the co-submodel on its own samples, under the control.
         asks = self._training(state, devices, recipe)
         # Meanwhile the cloud does the same with its samples, in the background.
-        own = self._train_cloud(state, number, recipe)
+        own = self._thread.submit(self._train_cloud, state, recipe, number)
         answers = yield asks
         # Copies of narrow widths are filled up with the mean of those who hold an entry.
-        cloud = self._cloud_copy(own)
+        cloud = own.result()
         copies = level(copies_of(answers.values()), cloud.state if cloud else state)
         # The fusion rule joins both sides; what the server remembers acts on the change.
         state = self._update.next_state(state, cloud, copies, recipe)
@@ -112,16 +107,16 @@ class DcCclServer:
 
     def prepare(self) -> None:
         """Pretrain, distil, and pack what devices are sent once."""
-        self._prepare()
-        settings = self.settings
-        if not self._keep:
-            states = self.cloud.control_states()
-            if settings.exemplars > 0:
-                choice = settings.exemplar_choice
-                states["exemplars"] = self.cloud.exemplars(settings.exemplars, choice)
-            self._keep = {name: Parcel.of(held) for name, held in states.items()}
-            for name in (name for name in states if name.startswith("cloud")):
-                logger.warning("%s, a part of the cloud submodel, goes to devices", name)
+        self.cloud.prepare()
+        if self._keep:
+            return
+        states = self.cloud.control_states()
+        if self.settings.exemplars > 0:
+            chosen = self.settings.exemplars, self.settings.exemplar_choice
+            states["exemplars"] = self.cloud.exemplars(*chosen)
+        self._keep = {name: Parcel.of(held) for name, held in states.items()}
+        for name in (name for name in states if name.startswith("cloud")):
+            logger.warning("%s, a part of the cloud submodel, goes to devices", name)
 
     def initial_state(self) -> State:
         """Return the co-submodel's first state."""
@@ -133,64 +128,65 @@ class DcCclServer:
 
     def workload(self) -> Workload:
         """Return what a turn takes a device."""
-        cloud, example = self.cloud, self.cloud.example()
-        self._widths = Widths(cloud.co_submodel, example, self._shares)
-        keep = sum(len(parcel.blob()) for parcel in self._keep.values())
-        has_exemplars = self.settings.exemplars > 0
-        return workload(self._widths, cloud.control, example, self.rounds, has_exemplars, keep)
+        models = self._widths, self.cloud.example, self.cloud.control
+        keep_bytes = sum(len(parcel.blob()) for parcel in self._keep.values())
+        return Workload(self.rounds, *models, batch_factor(self.settings.exemplars), keep_bytes)
 
     def evaluation(self, number: int, state: State, devices: Sequence[int]) -> Mapping[int, Ask]:
         """Ask devices to score control + co."""
-        return self._by_width(state, devices, Score)
+        return self._asks(state, devices, Score)
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield the accuracies of cloud + co, and what the devices' own sum lies below it."""
-        if self._test:
-            scores, mimic_co = self.scorer.served(state)
+        if self.test is not None:
+            scores, mimic_co = self._scorer.served(state)
             yield from asdict(scores).items()
             yield "accuracy_mimic_co", mimic_co
             yield "plug_in_gap", scores.accuracy - mimic_co
 
     def references(self) -> Mapping[str, Mapping[str, float]]:
         """Return the scores of cloud submodel and mimic alone, and how close the mimic comes."""
-        return self.scorer.references() if self._test else {}
-
-    def score_on(self, loader: Any, cloud_classes: list[int], device_classes: list[int]) -> None:
-        """Score on these images from now on, by the classes of either side."""
-        self._test = (loader, cloud_classes, device_classes)
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """What scores served models; the cloud is prepared first."""
-        self._prepare()
-        return self.cloud.scorer(*self._test)
+        return {} if self.test is None else self._scorer.references()
 
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the three submodels by role."""
         load_exchanged(self.cloud.co_submodel, state)
         return self.cloud.state_dict()
 
-    @property
-    def _shares(self) -> set[float]:
-        return {1.0} if self._fleet is None else {tier.co_share for tier in self._fleet.tiers}
+    @cached_property
+    def _scorer(self) -> Scorer:
+        assert self.test is not None
+        return self.cloud.scorer(*self.test)
+
+    @cached_property
+    def _widths(self) -> Widths:
+        return Widths(self.cloud.co_submodel, self.cloud.example, co_shares(self.fleet))
+
+    def _asks(
+        self, state: State, devices: Sequence[int], turn: Callable[[float], Any], **more: Any
+    ) -> dict[int, Ask]:
+        def ask(width: float) -> Ask:
+            part = state if width == 1 else self._widths.part_of(state, width)
+            return Ask(part, turn(width), keep=self._keep, sends="co", brings="co", **more)
+
+        return asks_by_width(devices, self.fleet, ask)
 
     def _training(
         self, state: State, devices: Sequence[int], recipe: LocalRecipe
     ) -> dict[int, Ask]:
-        settings, fusion = self.settings, self.settings.fusion
+        loss, keeps, tells = self.settings.loss, self.rounds.keep_momentum, self._tells_classes
+        fusion = self._update.fusion
+        merging = fusion if isinstance(fusion, Fusion) else Fusion()
         _, correction = self._update.corrections()
         _, other = self._update.other_sides()
         beside = {"correction": correction, "statistics_cloud": dict(other.statistics)}
-        tells = getattr(fusion, "needs_class_counts", False)
 
         def turn(width: float) -> Train:
-            own = self._update.fusion
-            merging = own if isinstance(own, Fusion) else Fusion()
-            keeps = self.rounds.keep_momentum
-            return Train(recipe, settings.loss, keeps, tells, other.own_share, width, merging)
+            return Train(recipe, loss, keeps, tells, other.own_share, merging, width)
 
+        given = {name: held for name, held in beside.items() if held}
         wants = (CLASS_COUNTS,) if tells else ()
-        return self._by_width(state, devices, turn, {k: v for k, v in beside.items() if v}, wants)
+        return self._asks(state, devices, turn, beside=given, wants=wants)
 
     def _tuning(self, state: State, devices: Sequence[int], step: int) -> dict[int, Ask]:
         turn = TuneHead(self.rounds.local_steps, self.settings.loss, step)
@@ -198,38 +194,15 @@ class DcCclServer:
         ask = Ask(state, turn, keep=self._keep, like=like, sends="co", brings="head_gradient")
         return dict.fromkeys(devices, ask)
 
-    def _by_width(
-        self,
-        state: State,
-        devices: Sequence[int],
-        turn: Callable[[float], Any],
-        beside: Mapping[str, State] | None = None,
-        wants: Sequence[str] = (),
-    ) -> dict[int, Ask]:
-        """Return an ask a width, of which each device gets that of its tier."""
-        asks, given, co = {}, beside or {}, "co"
-        for share in self._shares:
-            whole = share == 1 or self._widths is None
-            part = state if whole or not self._widths else self._widths.part_of(state, share)
-            asks[share] = Ask(part, turn(share), given, self._keep, None, wants, co, co)
-        if self._fleet is None:
-            return dict.fromkeys(devices, asks[1.0])
-        return {device: asks[self._fleet.tier_of(device).co_share] for device in devices}
-
-    def _train_cloud(self, state: State, number: int, recipe: LocalRecipe) -> Future[State] | None:
+    def _train_cloud(self, state: State, recipe: LocalRecipe, number: int) -> Copy | None:
+        """Return the cloud's own copy, where it has a say."""
         if self.rounds.cloud_weight == 0:
             return None
         correction, _ = self._update.corrections()
         other, _ = self._update.other_sides()
-        arguments = (correction, self.rounds.keep_momentum, other)
-        loss = self.settings.loss
-        return self._thread.submit(self.cloud.train_co, state, loss, recipe, number, *arguments)
-
-    def _cloud_copy(self, own: Future[State] | None) -> Copy | None:
-        if own is None:
-            return None
-        tells = getattr(self.settings.fusion, "needs_class_counts", False)
-        return Copy(own.result(), 0, self.cloud.class_counts() if tells else None)
+        told = (correction, self.rounds.keep_momentum, other)
+        trained = self.cloud.train_co(state, self.settings.loss, recipe, number, *told)
+        return Copy(trained, 0, self.cloud.class_counts() if self._tells_classes else None)
 
     def _step_head(self, state: State, gradients: Sequence[Copy], number: int, step: int) -> State:
         """Step the head along the gradient of everybody's samples, fused as copies are."""
@@ -241,15 +214,6 @@ class DcCclServer:
         return apply_head_gradient(state, gradient, rounds.head_tuning_lr)
 
 
-def workload(
-    widths: Widths,
-    control: nn.Module,
-    example: Tensor,
-    rounds: TwoSidedRoundsConf,
-    has_exemplars: bool,
-    keep_bytes: int = 0,
-) -> Workload:
-    """Return what a turn takes a device that trains under a control; exemplars double a batch."""
-    batch_size = rounds.device_batch_size * (2 if has_exemplars else 1)
-    images = rounds.local_steps * batch_size
-    return Workload(widths, example, images, batch_size, rounds.momentum > 0, control, keep_bytes)
+def batch_factor(exemplars: int) -> int:
+    """Return how much larger a device's batches are for as many exemplars beside its own images."""
+    return 2 if exemplars else 1

@@ -8,9 +8,9 @@ import shutil
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
-from torch import Tensor
 
 from dccl_flower.checkpoint import load_models, save_models
 from dccl_flower.data.images import cache_root
@@ -24,29 +24,36 @@ DIGEST_FILE = "SHA256"
 logger = logging.getLogger("dccl_flower")
 
 
-def prepare(experiment: Experiment, cloud: Cloud) -> None:
-    """Pretrain and distil; with ``runtime.reuse`` take what the cache holds, or leave it there.
+class ReusedCloud(Cloud):
+    """A cloud that takes over what the cache holds under ``key``, or leaves it there.
 
     A damaged entry is computed anew, after a warning.
     """
-    if cloud.prepared:
-        return
-    if not experiment.conf.runtime.reuse:
-        cloud.prepare()
-        return
-    folder = cache_root() / f"cloud-{prepared_key(experiment)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits and finds it
-        if folder.exists() and not _is_intact(folder):
-            logger.warning("cache entry %s is damaged: computing it anew", folder.name)
-            shutil.rmtree(folder)
-        if folder.exists():
-            states = load_models(folder)
-            cloud.adopt(*(states[name] for name in MODELS))
+
+    def __init__(self, key: str, *models: Any, **options: Any) -> None:
+        super().__init__(*models, **options)
+        self._folder = cache_root() / f"cloud-{key}"
+
+    def prepare(self) -> None:
+        """Pretrain and distil, or find it done."""
+        if self.prepared:
             return
-        cloud.prepare()
-        states = {name: cloud.state_dict()[name] for name in MODELS}
-        write_folder(folder, lambda target: _write(target, states))
+        folder = self._folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits and finds it
+            if folder.exists() and not _is_intact(folder):
+                logger.warning("cache entry %s is damaged: computing it anew", folder.name)
+                shutil.rmtree(folder)
+            if folder.exists():
+                self.adopt(**load_models(folder))
+            else:
+                super().prepare()
+                write_folder(folder, self._write)
+
+    def _write(self, folder: Path) -> None:
+        states = self.state_dict()
+        save_models(folder, {name: states[name] for name in MODELS})
+        (folder / DIGEST_FILE).write_text(_digest(folder))
 
 
 def prepared_key(experiment: Experiment) -> str:
@@ -62,11 +69,6 @@ def prepared_key(experiment: Experiment) -> str:
         [asdict(part) for part in (conf.split, model, conf.pretrain, conf.distil)],
         [runtime.server_threads, runtime.gpu, runtime.mixed_precision, runtime.channels_last],
     )
-
-
-def _write(folder: Path, states: dict[str, dict[str, Tensor]]) -> None:
-    save_models(folder, states)
-    (folder / DIGEST_FILE).write_text(_digest(folder))
 
 
 def _is_intact(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from dccl_flower.device import Memory
 from dccl_flower.device_store import DeviceStore, sha256
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.fusion import Fusion
-from dccl_flower.strategies.dc_ccl.turns import Score, Train, TuneHead
+from dccl_flower.strategies.dc_ccl.device import Score, Train, TuneHead
 from dccl_flower.turns import to_config
 
 RUN = "run-of-the-tests"

@@ -4,12 +4,22 @@ from itertools import islice
 
 import pytest
 import torch
-from small_experiments import answered, device_of, end_of, halves, small_experiment, with_recipe
+from small_experiments import (
+    answered,
+    device_of,
+    end_of,
+    halves,
+    small_experiment,
+    two_widths,
+    with_recipe,
+)
 from torch.nn import functional
 
+from dccl_flower.config import ConfError
 from dccl_flower.data.batches import endless
 from dccl_flower.models.build import build_submodels
 from dccl_flower.models.frozen import exchanged_state
+from dccl_flower.simulations.experiment import check_devices
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +87,21 @@ def test_the_scores_are_accuracies_of_the_model_alone(experiment):
     assert scores["accuracy"] == pytest.approx((labels == 3).mean())
     assert scores["accuracy_device_classes"] == 0.0
     assert dict(server.references()) == {}
+
+
+def test_tiers_of_another_width_are_refused_before_anything_trains(tmp_path):
+    profiles = two_widths(tmp_path)
+    experiment = small_experiment("method.name=fedavg", profiles)
+    with pytest.raises(ConfError) as error:
+        check_devices(experiment)
+    assert str(error.value) == (
+        f"{profiles}: tiers[1].co_share=0.5: must be 1 with method.name=fedavg, "
+        "which trains one width"
+    )
+
+
+def test_a_model_that_does_not_go_with_the_images_is_refused_by_its_key():
+    experiment = small_experiment("method.name=fedavg", "model.co.name=vgg16_slim")
+    message = r"^model\.co\.name=vgg16_slim: does not go with images \(1, 8, 8\)"
+    with pytest.raises(ConfError, match=message):
+        check_devices(experiment)

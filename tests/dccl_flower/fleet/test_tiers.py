@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_model
 
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import ConfError
+from dccl_flower.config import ConfError, RoundsConf
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.fleet.tiers import Workload, turn_costs
 from dccl_flower.learning.widths import Widths
@@ -21,7 +21,8 @@ WIDE_NUMBERS, NARROW_NUMBERS = 63, 33
 def costs(keep_bytes=100, codec="fp32", co=None, control=True, batch_size=5):
     widths = Widths(co or tiny_model(3), EXAMPLE, {1.0, 0.5})
     teacher = tiny_model(2) if control else None
-    load = Workload(widths, EXAMPLE, 4 * batch_size, batch_size, True, teacher, keep_bytes)
+    rounds = RoundsConf(local_steps=4, device_batch_size=batch_size)
+    load = Workload(rounds, widths, EXAMPLE, teacher, keep_bytes=keep_bytes)
     by_share = turn_costs(Fleet((WIDE, NARROW), 10, seed=0), load, CODECS[codec])
     return by_share[1.0], by_share[0.5]
 

@@ -31,7 +31,7 @@ from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.models.frozen import exchanged_state, load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies import DcCcl
-from dccl_flower.strategies.answers import copies_of
+from dccl_flower.strategies.exchange import copies_of
 
 NAMES = ("fp32", "fp16", "int8")
 

@@ -17,7 +17,7 @@ from dccl_flower.flower.wire import to_state
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
-from dccl_flower.strategies.answers import copies_of
+from dccl_flower.strategies.exchange import copies_of
 
 
 def train_messages(grid):

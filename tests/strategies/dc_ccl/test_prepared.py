@@ -9,7 +9,7 @@ import torch
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.strategies.dc_ccl.kind import build_cloud
-from dccl_flower.strategies.dc_ccl.prepared import prepare, prepared_key
+from dccl_flower.strategies.dc_ccl.prepared import prepared_key
 
 TINY = ["pretrain.epochs=1", "distil.epochs=1", "data.train_fraction=0.3"]
 BOTH_PHASES = ["pretrain", "distil"]
@@ -34,7 +34,7 @@ def prepared(*overrides):
     handler.emit = lambda record: notes.append(record.getMessage())
     logging.getLogger("dccl_flower").addHandler(handler)
     try:
-        prepare(experiment, cloud)
+        cloud.prepare()
     finally:
         logging.getLogger("dccl_flower").removeHandler(handler)
     return cloud, phases, notes
@@ -131,7 +131,7 @@ def test_a_failure_leaves_no_entry(cache):
     experiment = experiment_of("runtime.reuse=true")
     cloud = build_cloud(experiment, lambda phase, done, total: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prepare(experiment, cloud)
+        cloud.prepare()
     assert [path for path in cache.glob("cloud-*") if path.is_dir()] == []
     assert reused()[1] == BOTH_PHASES
 

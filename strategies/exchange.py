@@ -1,13 +1,23 @@
-"""Answers of devices as copies that a fusion rule takes, and several as one."""
+"""What methods share: an ask for each width, and answers as the copies that fusion rules take."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
+from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.learning.fusion import Copy, Fusion, merge
-from dccl_flower.method import Answer
+from dccl_flower.method import Answer, Ask
 
 CLASS_COUNTS = "class-counts"
+
+
+def asks_by_width(
+    devices: Iterable[int], fleet: Fleet | None, ask: Callable[[float], Ask]
+) -> dict[int, Ask]:
+    """Ask each device for the share of the width of its tier; those of a width share an ask."""
+    shared = cache(ask)
+    return {d: shared(1.0 if fleet is None else fleet.tier_of(d).co_share) for d in devices}
 
 
 def copies_of(answers: Iterable[Answer]) -> list[Copy]:
