@@ -16,7 +16,8 @@ help:  ## list the targets
 demo: .venv/installed  ## install, then run DC-CCL on scikit-learn's digits (about a minute)
 	$(BIN)/dccl run digits
 
-test: lint unit integration  ## lint, types, unit tests and the runs through Flower
+test: lint .venv/installed  ## lint, types, unit tests and the runs through Flower
+	$(PYTEST) -m "not slow"
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .

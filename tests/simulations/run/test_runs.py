@@ -1,55 +1,23 @@
-"""Runs through the real ``flwr run``; each costs some 20 s, so each is asked many questions."""
+"""What ``dccl run`` prints and leaves."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from PIL import Image
+from real_runs import (
+    SMALL,
+    assert_the_mimic_went_once_to_each_device,
+    dccl,
+    hash_in_process,
+    model_hash,
+    results_of,
+)
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.integration
-
-ROOT = Path(__file__).parents[3]
-BIN = Path(sys.executable).parent
-FEW = ["devices.per_round=4", "rounds.count=3", "rounds.local_steps=3"]
-SMALL = [*FEW, "pretrain.epochs=2", "distil.epochs=2"]
-HETEROFL = [*FEW, "method.name=heterofl", "devices.profiles=phones_two_widths"]
-HETEROFL.append("rounds.min_replies=0.25")
-
-
-def environment(**more):
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
-
-
-def dccl(*arguments, cwd):
-    command = [BIN / "dccl", "run", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False
-    )
-
-
-def results_of(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-def final_hash(folder):
-    return model_hash(folder, "co_submodel")
-
-
-def model_hash(folder, role):
-    return hashlib.sha256((folder / "models" / f"{role}.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -65,41 +33,6 @@ def by_dccl(tmp_path_factory):
     return done, place / "out"
 
 
-@pytest.fixture(scope="module")
-def by_flwr(tmp_path_factory):
-    """Plain ``flwr run .``, bare (two nodes, one worker), of two methods; then the example."""
-    home = tmp_path_factory.mktemp("flwr")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = environment(
-        FLWR_HOME=str(home),
-        FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=port,
-        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
-        FLWR_TELEMETRY_ENABLED="0",
-        FLWR_DISABLE_UPDATE_CHECK="1",
-    )
-    try:
-        for name, changes in {"bare": SMALL, "heterofl": HETEROFL}.items():
-            run_config = f"overrides='{' '.join(changes)}' output='{home / name}'"
-            command = [BIN / "flwr", "run", ".", "--stream", "--run-config", run_config]
-            done = subprocess.run(
-                command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
-            )
-            assert (home / name / "results.json").exists(), done.stdout[-3000:]
-        command = [BIN / "flwr", "run", ".", "--stream", "--run-config"]
-        command.append(f"output='{home / 'example.json'}'")
-        place = ROOT / "examples" / "own_project"
-        subprocess.run(command, cwd=place, env=env, capture_output=True, check=False)
-        yield home
-    finally:
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or []
-            if any("flower-superlink" in part for part in line) and port in line:
-                for each in [*process.children(recursive=True), process]:
-                    each.terminate()
-
-
 def test_the_command_prints_progress_table_and_paths(by_dccl):
     done, folder = by_dccl
     lines = done.stdout.splitlines()
@@ -111,9 +44,8 @@ def test_the_command_prints_progress_table_and_paths(by_dccl):
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    "workers", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_devices_that_share_messages_give_the_same_numbers(by_dccl, workers, tmp_path):
     shared = [*SMALL, "runtime.nodes=2", "runtime.devices_per_node=2", "devices.profiles=even.yaml"]
     tier = {"flops": 1e9, "memory_mb": 100, "down_mbps": 10, "up_mbps": 10, "availability": 1}
@@ -175,67 +107,12 @@ def test_bytes_of_the_rounds_add_up_to_the_ledger(by_dccl):
     assert up == sum(n for kind, n in wire.items() if kind.endswith("_up"))
 
 
-def test_the_mimic_goes_once_to_each_distinct_device_across_workers(by_dccl, by_flwr):
-    for folder in (by_dccl[1], by_flwr / "bare"):
-        results = results_of(folder)
-        distinct = {device for r in results["rounds"] for device in r["devices"]}
-        size = (folder / "models" / "mimic.safetensors").stat().st_size
-        assert 4 < len(distinct) <= 10
-        assert results["wire"]["mimic_down"] == len(distinct) * size
+def test_the_mimic_goes_once_to_each_distinct_device_across_workers(by_dccl):
+    assert_the_mimic_went_once_to_each_device(by_dccl[1])
 
 
-def test_workers_and_nodes_do_not_change_the_numbers(by_dccl, by_flwr):
-    folders = [by_dccl[1], by_flwr / "bare"]
-    assert len({final_hash(folder) for folder in folders}) == 1
-    accuracies = [[r["accuracy"] for r in results_of(f)["rounds"]] for f in folders]
-    assert accuracies[0] == accuracies[1]
-    state = load_file(folders[0] / "models" / "co_submodel.safetensors")
+def test_a_run_in_process_ends_with_the_same_weights(by_dccl, tmp_path):
+    role = "co_submodel"
+    assert model_hash(by_dccl[1], role) == hash_in_process(tmp_path, role, *SMALL)
+    state = load_file(by_dccl[1] / "models" / f"{role}.safetensors")
     assert any(name.endswith("running_var") for name in state)
-
-
-def test_a_run_in_process_ends_with_the_same_weights(by_dccl, by_flwr, tmp_path):
-    through_flower = {"co_submodel": by_dccl[1], "model": by_flwr / "heterofl"}
-    for role, changes in {"co_submodel": SMALL, "model": HETEROFL}.items():
-        here = ["--in-process", "--output", role]
-        done = dccl("digits", *changes, *here, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert model_hash(tmp_path / role, role) == model_hash(through_flower[role], role)
-
-
-def test_the_example_project_learns_its_device_classes(by_flwr):
-    rounds = json.loads((by_flwr / "example.json").read_text())
-    assert rounds["0"]["accuracy-device-classes"] < 0.05
-    assert rounds["15"]["accuracy-device-classes"] > 0.2
-    assert rounds["15"]["accuracy"] > rounds["0"]["accuracy"] + 0.02
-
-
-def test_a_failed_run_tells_cause_and_log_in_one_line(tmp_path):
-    done = dccl("digits", *SMALL, "rounds.lr=1e30", "--output", "out", cwd=tmp_path)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert re.search(r"device \d replied with a value in '.*' that is not finite", line)
-    log = tmp_path / "out" / "flower.log"
-    assert str(log) in line
-    assert "Traceback" in log.read_text()
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_an_interrupt_stops_everything_it_started(tmp_path):
-    command = [BIN / "dccl", "run", "digits", *SMALL, "rounds.count=500", "--output", "out"]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        # Background jobs ignore the signal and hand that down; here it must be heeded.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        while not (line := process.stdout.readline()).startswith("round 1/"):
-            assert line, "the run ended before its first round"
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) > 3
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    time.sleep(1)
-    assert [each for each in family if each.is_running()] == []

@@ -1,0 +1,48 @@
+"""Runs through the real ``flwr run``; each costs some 20 s, so each is asked many questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+FEW = ["devices.per_round=4", "rounds.count=3", "rounds.local_steps=3"]
+SMALL = [*FEW, "pretrain.epochs=2", "distil.epochs=2"]
+
+
+def environment(**more):
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **more}
+
+
+def dccl(*arguments, cwd):
+    command = [BIN / "dccl", "run", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def model_hash(folder, role):
+    return hashlib.sha256((folder / "models" / f"{role}.safetensors").read_bytes()).hexdigest()
+
+
+def hash_in_process(place, role, *changes):
+    """Return the hash of what the same run ends with without Flower and Ray."""
+    done = dccl("digits", *changes, "--in-process", "--output", role, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return model_hash(place / role, role)
+
+
+def assert_the_mimic_went_once_to_each_device(folder):
+    results = results_of(folder)
+    distinct = {device for r in results["rounds"] for device in r["devices"]}
+    size = (folder / "models" / "mimic.safetensors").stat().st_size
+    assert 4 < len(distinct) <= 10
+    assert results["wire"]["mimic_down"] == len(distinct) * size

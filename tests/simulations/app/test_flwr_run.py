@@ -1,0 +1,80 @@
+"""Plain ``flwr run``: of this app with two methods, and of the example project."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+from real_runs import (
+    BIN,
+    FEW,
+    SMALL,
+    assert_the_mimic_went_once_to_each_device,
+    environment,
+    hash_in_process,
+    model_hash,
+)
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+HETEROFL = [*FEW, "method.name=heterofl", "devices.profiles=phones_two_widths"]
+HETEROFL.append("rounds.min_replies=0.25")
+
+
+@pytest.fixture(scope="module")
+def by_flwr(tmp_path_factory):
+    """Plain ``flwr run .``, bare (two nodes, one worker), of two methods; then the example."""
+    home = tmp_path_factory.mktemp("flwr")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = environment(
+        FLWR_HOME=str(home),
+        FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=port,
+        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
+        FLWR_TELEMETRY_ENABLED="0",
+        FLWR_DISABLE_UPDATE_CHECK="1",
+    )
+    try:
+        for name, changes in {"bare": SMALL, "heterofl": HETEROFL}.items():
+            run_config = f"overrides='{' '.join(changes)}' output='{home / name}'"
+            command = [BIN / "flwr", "run", ".", "--stream", "--run-config", run_config]
+            done = subprocess.run(
+                command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+            )
+            assert (home / name / "results.json").exists(), done.stdout[-3000:]
+        command = [BIN / "flwr", "run", ".", "--stream", "--run-config"]
+        command.append(f"output='{home / 'example.json'}'")
+        place = ROOT / "examples" / "own_project"
+        subprocess.run(command, cwd=place, env=env, capture_output=True, check=False)
+        yield home
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or []
+            if any("flower-superlink" in part for part in line) and port in line:
+                for each in [*process.children(recursive=True), process]:
+                    each.terminate()
+
+
+def test_the_mimic_goes_once_to_each_distinct_device(by_flwr):
+    assert_the_mimic_went_once_to_each_device(by_flwr / "bare")
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "changes"),
+    [("bare", "co_submodel", SMALL), ("heterofl", "model", HETEROFL)],
+)
+def test_nodes_and_workers_do_not_change_the_weights(by_flwr, tmp_path, name, role, changes):
+    assert model_hash(by_flwr / name, role) == hash_in_process(tmp_path, role, *changes)
+
+
+def test_the_example_project_learns_its_device_classes(by_flwr):
+    rounds = json.loads((by_flwr / "example.json").read_text())
+    assert rounds["0"]["accuracy-device-classes"] < 0.05
+    assert rounds["15"]["accuracy-device-classes"] > 0.2
+    assert rounds["15"]["accuracy"] > rounds["0"]["accuracy"] + 0.02
