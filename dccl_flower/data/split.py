@@ -42,13 +42,10 @@ def split_sides(
 
     By classes: the devices hold the device classes, and a share ``mix`` of their samples is
     replaced by cloud-class samples in equal numbers, which leave the cloud. By fraction: the
-    devices hold a random share of every class.
-
-    With ``groups``, one id a sample, whole groups go to one side. By classes ``count`` groups are
-    drawn among those with a device class: the devices hold these groups' device classes, mixed with
-    cloud-class samples of the same groups, and the cloud the cloud classes of all other groups.
-    By fraction groups are drawn until the devices have their share. What then lies on neither side
-    is not used.
+    devices hold a random share of every class. With ``groups``, one id a sample, whole groups go to
+    one side, by fraction as many as make the devices' share. By classes they are ``count`` of those
+    with a device class: device classes and mix are of these, the cloud's samples of all others.
+    What then lies on neither side is not used.
 
     Raises ConfError for a class in both lists or in neither, for a mix that the side it comes from
     cannot serve, and for more devices than there are groups to draw.

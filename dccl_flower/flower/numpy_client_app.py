@@ -13,16 +13,17 @@ from dccl_flower.flower.wire import ndarrays, record
 
 ClientFn = Callable[[Context], Any]
 
+PLACE = ("partition-id", "num-partitions")
+
 
 def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> ClientApp:
     """Return a ClientApp whose messages reach ``fit``, ``evaluate`` and ``get_properties``.
 
-    ``client_fn`` takes a Context and returns a NumPyClient, wrapped by ``to_client()`` or not.
-    ``train_mods`` are Flower mods, e.g. for differential privacy; they see one ArrayRecord with
-    the keys received and one MetricRecord. A device id in the config is echoed in the metrics,
-    since one node may answer for several devices. ``query.node`` tells the node's partition id.
-    ``train.again``, the later exchanges of a round, is refused where there are mods, since they do
-    not see it. Metrics must be numbers or lists of numbers.
+    ``client_fn`` takes a Context and returns a NumPyClient, wrapped by ``to_client()`` or not; its
+    metrics are numbers or lists of numbers. ``train_mods`` are Flower mods, e.g. for differential
+    privacy; they see one ArrayRecord with the keys received and one MetricRecord, and not the later
+    exchanges of a round, ``train.again``, which are refused beside them. The config's device id is
+    echoed in the metrics: a node may play several. ``query.node`` tells the node's partition id.
     """
     app = ClientApp()
 
@@ -45,9 +46,8 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
 
     @app.query("node")
     def node(message: Message, context: Context) -> Message:
-        known = context.node_config
-        keys = [key for key in ("partition-id", "num-partitions") if key in known]
-        return _reply(message, metrics=MetricRecord({key: int(known[key]) for key in keys}))
+        known = {key: int(n) for key, n in context.node_config.items() if key in PLACE}
+        return _reply(message, metrics=MetricRecord(known))
 
     @app.query("holds")
     def holds(message: Message, context: Context) -> Message:

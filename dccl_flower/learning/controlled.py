@@ -65,11 +65,10 @@ def train_controlled(
 ) -> tuple[float, float]:
     """Train ``co`` in place by SGD and return the mean training loss and accuracy of the steps.
 
-    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known. One
-    image that batch norms cannot train on is no step, and is scored in eval mode.
-    ``correction`` is added to the gradients, by parameter name. ``momentum`` holds the momentum
-    buffers by name: those in it are carried on, and the last ones are left in it. ``other`` tells
-    of the other side's batch statistics. Raises ValueError for a batch of another form.
+    ``batches`` yields (images, labels), or a KnownBatch where the control's logits are known; one
+    image that batch norms cannot train on is no step, and is scored in eval mode. ``correction`` is
+    added to the gradients, by name. ``momentum`` holds buffers by name: carried on, and left in it.
+    ``other``: the other side's batch statistics. Raises ValueError for a batch of another form.
     """
     trainable = {name: p for name, p in co.named_parameters() if p.requires_grad}
     optimizer = _optimizer(trainable, recipe, momentum or {}, device)
@@ -81,12 +80,7 @@ def train_controlled(
         mixed_statistics(co, other) if recipe.statistics == "mixed" else nullcontext(),
     ):
         for batch in islice(batches, recipe.steps):
-            parts = batch if isinstance(batch, KnownBatch) else pair_of(batch)
-            images, labels, *known = (part.to(device) for part in parts)
-            logits = training_logits(co, images)
-            with torch.no_grad():
-                control_logits = known[0] if known else control(images)
-            logits = logits + control_logits
+            logits, labels = _controlled_logits(co, control, batch, device)
             step_loss = loss(logits, labels)
             if logits.requires_grad:
                 _step(step_loss, optimizer, trainable, correction or {}, recipe.max_grad_norm)
@@ -94,10 +88,28 @@ def train_controlled(
             correct += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
     if momentum is not None and recipe.momentum > 0:
-        held = {name: optimizer.state[parameter] for name, parameter in trainable.items()}
-        momentum |= {n: h[BUFFER].cpu().clone() for n, h in held.items() if BUFFER in h}
+        momentum |= _buffers(trainable, optimizer)
     co.eval()
     return total / seen, correct / seen
+
+
+def _controlled_logits(
+    co: nn.Module, control: nn.Module, batch: Pair | KnownBatch, device: Device
+) -> tuple[Tensor, Tensor]:
+    """Return a batch's logits of both together, with the gradient of one, and its labels."""
+    parts = batch if isinstance(batch, KnownBatch) else pair_of(batch)
+    images, labels, *known = (part.to(device) for part in parts)
+    logits = training_logits(co, images)
+    with torch.no_grad():
+        control_logits = known[0] if known else control(images)
+    return logits + control_logits, labels
+
+
+def _buffers(
+    trainable: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    held = {name: optimizer.state[parameter] for name, parameter in trainable.items()}
+    return {name: state[BUFFER].cpu().clone() for name, state in held.items() if BUFFER in state}
 
 
 def _optimizer(

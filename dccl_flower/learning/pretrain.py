@@ -46,10 +46,7 @@ def pretrain(
         nesterov=conf.momentum > 0,
     )
     schedule = _schedule(optimizer, conf, len(batches))
-    unseen = None
-    if conf.mask_unseen:
-        counts = class_counts(batches, find_head(model)[1].out_features)
-        unseen = (counts == 0).to(compute.device)
+    unseen = _unseen(model, batches).to(compute.device) if conf.mask_unseen else None
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
         with compute.autocast():
@@ -64,6 +61,11 @@ def pretrain(
 
     chosen = None if validation is None else score
     fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, on_epoch)
+
+
+def _unseen(model: nn.Module, batches: Batches) -> Tensor:
+    """Tell for each of the model's classes whether no sample is of it."""
+    return class_counts(batches, find_head(model)[1].out_features) == 0
 
 
 def fit(
