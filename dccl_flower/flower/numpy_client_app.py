@@ -46,7 +46,7 @@ def numpy_client_app(client_fn: ClientFn, train_mods: Sequence[Any] = ()) -> Cli
 
     @app.query("node")
     def node(message: Message, context: Context) -> Message:
-        known = {key: int(n) for key, n in context.node_config.items() if key in PLACE}
+        known: dict[str, Any] = {k: int(n) for k, n in context.node_config.items() if k in PLACE}
         return _reply(message, metrics=MetricRecord(known))
 
     @app.query("holds")
