@@ -84,7 +84,7 @@ def merge(copies: Sequence[Copy], fusion: FusionRule) -> Copy:
         for copy in copies
     ]
     known = [(copy.count, copy.class_counts) for copy in copies if copy.class_counts is not None]
-    shares = [count * own.double() / own.sum().clamp(min=1) for count, own in known]
+    shares = [count * own.double() / _total(own) for count, own in known]
     classes = torch.stack(shares).sum(0) if len(known) == len(copies) else None
     return Copy(fusion(None, exact, 0.0), sum(copy.count for copy in copies), classes)
 
@@ -114,8 +114,14 @@ def _row_weights(copies: Sequence[Copy], weights: Sequence[float]) -> Tensor:
     counts = [copy.class_counts for copy in copies]
     if any(count is None for count in counts):
         raise ValueError("class_wise_head needs class counts of every copy")
-    shares = [c.double() / c.sum().clamp(min=1) for c in counts]  # type: ignore[union-attr]
+    shares = [own.double() / _total(own) for own in counts if own is not None]
     plain = torch.tensor(weights, dtype=torch.float64).unsqueeze(1)
     rows = plain * torch.stack(shares)
     total = rows.sum(0)
     return torch.where(total > 0, rows / total.clamp(min=1e-300), plain)
+
+
+def _total(class_counts: Tensor) -> Tensor:
+    """Return their sum, or one where there are none; a merged copy's may sum to less than one."""
+    total = class_counts.sum()
+    return torch.where(total > 0, total, torch.ones_like(total))

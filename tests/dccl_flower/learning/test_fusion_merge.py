@@ -54,6 +54,15 @@ def test_merged_class_counts_weigh_classes_by_the_samples_trained_on():
     assert merge(copies, average).class_counts.tolist() == [4.5, 7.5, 0.0]
 
 
+def test_a_merged_copy_of_half_a_sample_weighs_half_a_sample():
+    # Class 0 goes by one sample and a half one, also where the half one was merged before.
+    whole, half = copy_of(4.0, 1, [1, 0, 0]), copy_of(1.0, 0.5, [1, 0, 0])
+    rule = Fusion(class_wise_head=True)
+    for copies in ([whole, half], [whole, merge([half], rule)]):
+        assert rule(None, copies, 0.0)["head.bias"].tolist() == [3.0, 3.0, 3.0]
+    assert merge([merge([half], rule)], rule).class_counts.tolist() == [0.5, 0.0, 0.0]
+
+
 def test_merging_one_copy_changes_no_bit():
     state = {name: tensor / 7 for name, tensor in COPIES[0].state.items()}
     for rule in FUSIONS:
