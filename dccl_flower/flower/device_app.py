@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -60,28 +61,34 @@ class DeviceClient(NumPyClient):
 
     def again(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
         """Take one turn, the first of a round or one more."""
-        answer, ask, memory = self._answer(parameters, config, config["device"])
+        device = self._device(config["device"], config)
+        ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
+        answer = self._half.turn(ask, device)
         codec = CODECS[config["codec"]] if config["is-update"] else FP32
         told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
-        return encoded_answer(codec, ask, answer, memory), int(answer.count), told
+        return encoded_answer(codec, ask, answer, device.memory), int(answer.count), told
 
     def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
         """Score on the device's own samples."""
-        answer, _, _ = self._answer(parameters, config, config["device"])
+        device = self._device(config["device"], config)
+        ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
+        answer = self._half.turn(ask, device)
         metrics = dict(answer.metrics)
         return metrics.pop("loss"), int(answer.count), metrics
 
     def _take_turns(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
         # Before the first turn: a message that fails is sent again, and must leave nobody changed.
-        for device in config["devices"]:
-            self._take_parcels(device, config)
-        own = {key: value for key, value in config.items() if f"{key}{HASH}" not in config}
+        keeps = {number: self._take_parcels(number, config) for number in config["devices"]}
+        # Read once, for all of them.
+        ask = self._ask(parameters, config, self._device(config["devices"][0], config), {})
         codec, answers = CODECS[config["codec"]], []
         told: Metrics = {}
-        for device in config["devices"]:
-            answer, ask, memory = self._answer(parameters, own, device)
-            state = codec.apply_update(encoded_answer(codec, ask, answer, memory), ask.state)
-            answers.append(Answer(device, state, answer.count, {}, answer.beside))
+        for number, keep in keeps.items():
+            device = self._device(number, config)
+            answer = self._half.turn(replace(ask, keep=keep), device)
+            update = encoded_answer(codec, ask, answer, device.memory)
+            state = codec.apply_update(update, ask.state)
+            answers.append(Answer(number, state, answer.count, {}, answer.beside))
             each = {**answer.metrics, f"{SAMPLES}-each": int(answer.count), PEAK: peak_rss_mb()}
             for name, value in each.items():
                 told.setdefault(name, []).append(value)
@@ -91,22 +98,21 @@ class DeviceClient(NumPyClient):
         told |= {**_lists(merged), ROUND: config[ROUND]}
         return FP64.encode(merged.state), int(merged.count), told
 
-    def _answer(
-        self, parameters: Arrays, config: Metrics, number: int
-    ) -> tuple[Answer, Ask, Memory]:
-        keep = self._take_parcels(number, config)
-        turn = from_config(config, self._half.turns)
+    def _device(self, number: int, config: Metrics) -> Device:
         memory = Memory(self._store, number, config["run"])
-        device = Device(number, config[ROUND], config["seed"], self._load, memory)
-        like = self._half.state_like(turn, device)
-        state = CODECS[config["codec"]].decode(parameters, like)
+        return Device(number, config[ROUND], config["seed"], self._load, memory)
+
+    def _ask(
+        self, parameters: Arrays, config: Metrics, device: Device, keep: Mapping[str, Parcel]
+    ) -> Ask:
+        turn = from_config(config, self._half.turns)
+        state = CODECS[config["codec"]].decode(parameters, self._half.state_like(turn, device))
         beside = {
             key.removeprefix(BESIDE): load_safetensors(value)
             for key, value in config.items()
             if key.startswith(BESIDE)
         }
-        ask = Ask(state, turn, beside, keep)
-        return self._half.turn(ask, device), ask, memory
+        return Ask(state, turn, beside, keep)
 
     def _take_parcels(self, device: int, config: Metrics) -> dict[str, Parcel]:
         """Keep the parcels that the message brought, and return all that it names.
