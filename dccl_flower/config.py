@@ -48,8 +48,10 @@ class DevicesConf:
     """The federation: how many devices, how many a round, how their data are drawn.
 
     ``draws``: each has ``samples`` images drawn with replacement; there may be more devices than
-    images. ``profiles`` names tiers, by which a virtual clock runs: of ``over_sampling`` times the
-    cohort the first to answer count, within ``deadline`` virtual seconds.
+    images. ``heterogeneity``: the share of its samples that a device keeps while the rest of all is
+    mixed and dealt out anew; at 0 all are alike. ``profiles`` names tiers, by which a virtual clock
+    runs: of ``over_sampling`` times the cohort the first to answer count, within ``deadline``
+    virtual seconds.
     """
 
     count: int = bound(10, at_least=1)
@@ -57,6 +59,7 @@ class DevicesConf:
     partitioner: Literal["iid", "dirichlet", "pathological", "natural", "draws"] = "iid"
     alpha: float = bound(0.5, above=0)
     classes_per_device: int = bound(2, at_least=1)
+    heterogeneity: float = share(1.0)
     samples: int = bound(50, at_least=1)
     store: str | None = path()
     profiles: str | None = path(".yaml", ".yml")
@@ -229,6 +232,9 @@ class Conf:
             given = f"split.device_fraction={self.split.device_fraction}"
             raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
         devices = self.devices
+        if devices.heterogeneity != 1 and devices.partitioner in ("natural", "draws"):
+            given = f"devices.heterogeneity={devices.heterogeneity}"
+            raise ConfError(f"{given}: must be 1 with devices.partitioner={devices.partitioner}")
         parts = {"devices.per_round": devices.per_round, "runtime.nodes": self.runtime.nodes}
         for key, value in parts.items():
             if value is not None and not 1 <= value <= devices.count:

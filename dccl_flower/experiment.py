@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from dccl_flower.config import Conf, ConfError
+from dccl_flower.data.clients import by_classes_held, like_devices
 from dccl_flower.data.images import Images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan
 from dccl_flower.learning.compute import Compute
-from dccl_flower.seeds import numpy_generator
+from dccl_flower.seeds import derive_seed, numpy_generator
 
 EVALUATION_BATCH = 200
 MIN_UNSEEN, MAX_UNSEEN = 100, 5000
@@ -60,20 +62,45 @@ class Experiment:
     def device_loader(self, device: int) -> ImageLoader:
         """Return the private batches of a device."""
         size = self.conf.rounds.device_batch_size
-        return self._loader(self.plan.devices[device], size, self.conf.data.augment)
+        return self.training_loader(self.plan.devices[device], size, self.conf.data.augment)
 
     def cloud_loader(self, batch_size: int) -> ImageLoader:
         """Return the cloud's samples."""
-        return self._loader(self.plan.cloud, batch_size, self.conf.data.augment)
+        return self.training_loader(self.plan.cloud, batch_size, self.conf.data.augment)
+
+    def cloud_clients(self, count: int, key: str) -> list[np.ndarray]:
+        """Return the cloud's training samples as the rows of ``count`` clients like the devices.
+
+        By natural id there is a client for each id, whatever the count. Raises ConfError, which
+        blames ``key``, where there are fewer samples than clients.
+        """
+        return self._clients(self.plan.cloud, count, key, "cloud clients")
+
+    def validation_clients(self, count: int, key: str) -> list[np.ndarray]:
+        """Return the cloud's validation samples as :meth:`cloud_clients` does the others."""
+        return self._clients(self.plan.validation, count, key, "validation clients")
+
+    def _clients(self, rows: np.ndarray, count: int, key: str, purpose: str) -> list[np.ndarray]:
+        conf, labels = replace(self.conf.devices, count=count), np.asarray(self.images.train_labels)
+        seed = derive_seed(self.conf.seed, purpose)
+        return like_devices(rows, labels, self.images.groups, conf, seed, key)
+
+    def training_loader(
+        self, rows: np.ndarray, batch_size: int = EVALUATION_BATCH, augment: str = "none"
+    ) -> ImageLoader:
+        """Return the training images ``rows``, in that order."""
+        images, plan = self.images, self.plan
+        targets = torch.from_numpy(images.train_labels[rows])
+        return ImageLoader(images.train, rows, targets, batch_size, plan.mean, plan.std, augment)
 
     def pooled_loader(self, batch_size: int) -> ImageLoader:
         """Return the training samples of both sides."""
         rows = np.concatenate([self.plan.cloud, self.plan.device_rows()])
-        return self._loader(rows, batch_size, self.conf.data.augment)
+        return self.training_loader(rows, batch_size, self.conf.data.augment)
 
     def validation_loader(self) -> ImageLoader:
         """Return the part of the cloud's own samples that decides when to stop."""
-        return self._loader(self.plan.validation)
+        return self.training_loader(self.plan.validation)
 
     def scoring_loader(self) -> ImageLoader:
         """Return the images that only score."""
@@ -83,6 +110,23 @@ class Experiment:
         rows = np.arange(len(images.test))
         targets = torch.from_numpy(images.test_labels[rows])
         return ImageLoader(images.test, rows, targets, EVALUATION_BATCH, plan.mean, plan.std)
+
+    def device_test_loader(self, device: int) -> ImageLoader:
+        """Return a device's part of the images that only score, in a random order that stays.
+
+        Of each class it has a share like that of the devices' training samples that it holds. Every
+        image is on one device, or on none where no device holds its class; a device may have none.
+        The first call of a process shares them out, by the labels of all that the devices hold.
+        """
+        scoring, parts = self._device_tests
+        part = parts[device]
+        return replace(scoring, rows=scoring.rows[part], targets=scoring.targets[part])
+
+    @cached_property
+    def _device_tests(self) -> tuple[ImageLoader, list[np.ndarray]]:
+        scoring, labels = self.scoring_loader(), np.asarray(self.images.train_labels)
+        held = [labels[rows] for rows in self.plan.devices]
+        return scoring, by_classes_held(scoring.targets.numpy(), held, self.conf.seed)
 
     def unseen_loader(self) -> ImageLoader:
         """Return training images that neither side holds, to choose by without the test set.
@@ -96,11 +140,4 @@ class Experiment:
             raise ConfError(f"data.train_fraction={self.conf.data.train_fraction}: {wrong}")
         draw = numpy_generator(self.conf.seed, "unseen")
         size = min(MAX_UNSEEN, len(unused))
-        return self._loader(draw.choice(unused, size, replace=False))
-
-    def _loader(
-        self, rows: np.ndarray, batch_size: int = EVALUATION_BATCH, augment: str = "none"
-    ) -> ImageLoader:
-        images, plan = self.images, self.plan
-        targets = torch.from_numpy(images.train_labels[rows])
-        return ImageLoader(images.train, rows, targets, batch_size, plan.mean, plan.std, augment)
+        return self.training_loader(draw.choice(unused, size, replace=False))

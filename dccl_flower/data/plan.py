@@ -49,6 +49,8 @@ def open_plan(conf: Conf, images: Images) -> Plan:
     facts += [conf.data.train_fraction, conf.data.validation]
     if devices.partitioner == "draws":
         facts.append(devices.samples)
+    if devices.heterogeneity != 1:
+        facts.append(devices.heterogeneity)
     folder = cache_root() / f"plan-{content_key(*facts)}"
     if not (folder / "plan.npz").exists():
         plan = make_plan(conf, images)

@@ -80,6 +80,7 @@ def test_counts_have_a_least_value(key, low):
     "key",
     [
         "split.mix",
+        "devices.heterogeneity",
         "rounds.cloud_weight",
         "rounds.freeze_statistics_after",
         "rounds.min_replies",
@@ -156,6 +157,15 @@ def test_scaffold_needs_both_sides(weight):
 def test_a_virtual_clock_needs_device_profiles(override):
     assert refusal(override) == f"{override}: needs devices.profiles"
     load_conf("digits", [override, "devices.profiles=phones"])
+
+
+@pytest.mark.parametrize("partitioner", ["natural", "draws"])
+def test_what_is_no_partition_by_labels_cannot_be_mixed(partitioner):
+    override = f"devices.partitioner={partitioner}"
+    assert refusal(override, "devices.heterogeneity=0.5") == (
+        f"devices.heterogeneity=0.5: must be 1 with {override}"
+    )
+    load_conf("digits", [override, "devices.heterogeneity=1"])
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "0.9"])

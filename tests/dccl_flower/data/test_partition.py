@@ -112,7 +112,7 @@ def test_natural_devices_need_a_group_column():
 @pytest.mark.parametrize("partitioner", ["iid", "dirichlet", "pathological", "natural"])
 def test_more_devices_than_samples_are_refused(partitioner):
     message = refusal(partitioner=partitioner, count=31)
-    assert message == "devices.count=31: there are only 30 device samples"
+    assert message == "devices.count=31: there are only 30 samples to share"
 
 
 def test_more_classes_a_device_than_there_are_is_refused():
