@@ -80,11 +80,6 @@ class Experiment:
         """Return the cloud's validation samples as :meth:`cloud_clients` does the others."""
         return self._clients(self.plan.validation, count, key, "validation clients")
 
-    def _clients(self, rows: np.ndarray, count: int, key: str, purpose: str) -> list[np.ndarray]:
-        conf, labels = replace(self.conf.devices, count=count), np.asarray(self.images.train_labels)
-        seed = derive_seed(self.conf.seed, purpose)
-        return like_devices(rows, labels, self.images.groups, conf, seed, key)
-
     def training_loader(
         self, rows: np.ndarray, batch_size: int = EVALUATION_BATCH, augment: str = "none"
     ) -> ImageLoader:
@@ -122,12 +117,6 @@ class Experiment:
         part = parts[device]
         return replace(scoring, rows=scoring.rows[part], targets=scoring.targets[part])
 
-    @cached_property
-    def _device_tests(self) -> tuple[ImageLoader, list[np.ndarray]]:
-        scoring, labels = self.scoring_loader(), np.asarray(self.images.train_labels)
-        held = [labels[rows] for rows in self.plan.devices]
-        return scoring, by_classes_held(scoring.targets.numpy(), held, self.conf.seed)
-
     def unseen_loader(self) -> ImageLoader:
         """Return training images that neither side holds, to choose by without the test set.
 
@@ -141,3 +130,14 @@ class Experiment:
         draw = numpy_generator(self.conf.seed, "unseen")
         size = min(MAX_UNSEEN, len(unused))
         return self.training_loader(draw.choice(unused, size, replace=False))
+
+    @cached_property
+    def _device_tests(self) -> tuple[ImageLoader, list[np.ndarray]]:
+        scoring, labels = self.scoring_loader(), np.asarray(self.images.train_labels)
+        held = [labels[rows] for rows in self.plan.devices]
+        return scoring, by_classes_held(scoring.targets.numpy(), held, self.conf.seed)
+
+    def _clients(self, rows: np.ndarray, count: int, key: str, purpose: str) -> list[np.ndarray]:
+        conf, labels = replace(self.conf.devices, count=count), np.asarray(self.images.train_labels)
+        seed = derive_seed(self.conf.seed, purpose)
+        return like_devices(rows, labels, self.images.groups, conf, seed, key)

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dccl_flower.config import ConfError, DevicesConf
 from dccl_flower.data.partition import partition
@@ -147,3 +149,78 @@ def test_natural_devices_are_drawn_by_the_seed():
 def test_other_partitions_are_those_recorded(partitioner, expected):
     found = parts(rows=ROWS[:12], partitioner=partitioner, count=3, alpha=1.0)
     assert [part.tolist() for part in found] == expected
+
+
+ONE_CLASS = {"partitioner": "pathological", "count": 6, "classes_per_device": 1}
+OF_LABELS = [
+    {"partitioner": "iid", "count": 4},
+    {"partitioner": "dirichlet", "count": 4, "alpha": 1.0},
+    ONE_CLASS,
+]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(OF_LABELS), st.floats(0, 1, exclude_max=True), st.integers(0, 99))
+def test_a_device_keeps_its_share_and_its_size(devices, heterogeneity, seed):
+    own = parts(seed=seed, **devices)
+    mixed = parts(seed=seed, heterogeneity=heterogeneity, **devices)
+    assert [*map(len, mixed)] == [*map(len, own)]
+    assert np.array_equal(np.sort(np.concatenate(mixed)), ROWS)
+    for before, after in zip(own, mixed, strict=True):
+        assert len(np.intersect1d(before, after)) >= round(len(before) * heterogeneity)
+
+
+@pytest.mark.parametrize("devices", OF_LABELS)
+def test_a_device_that_keeps_all_has_its_samples_in_their_order(devices):
+    own, same = parts(**devices), parts(heterogeneity=1.0, **devices)
+    assert [*map(list, same)] == [*map(list, own)]
+
+
+def test_a_mixed_partition_follows_the_seed_alone():
+    first, again, other = (parts(seed=seed, heterogeneity=0.5, **ONE_CLASS) for seed in (1, 1, 2))
+    assert [*map(list, first)] == [*map(list, again)]
+    assert [*map(list, first)] != [*map(list, other)]
+
+
+# Six devices of two hundred samples, each of one class of three.
+MANY_LABELS = np.repeat(np.arange(3), 400)
+
+
+@pytest.mark.parametrize(
+    ("heterogeneity", "of_own_class"), [(1.0, 1.0), (0.5, 0.5 + 0.5 / 3), (0.0, 1 / 3)]
+)
+def test_what_is_mixed_is_of_all_classes_alike(heterogeneity, of_own_class):
+    conf = DevicesConf(**ONE_CLASS, heterogeneity=heterogeneity)
+    found = partition(np.arange(1200), MANY_LABELS, None, conf, 0)
+    shares = np.array([np.bincount(MANY_LABELS[part], minlength=3) / len(part) for part in found])
+    # Five standard deviations of a third among two hundred are 0.17, of the mean of six 0.07.
+    assert shares.max(axis=1).mean() == pytest.approx(of_own_class, abs=0.07)
+    others = (1 - of_own_class) / 2
+    assert np.sort(shares, axis=1)[:, 0] == pytest.approx(np.full(6, others), abs=0.17)
+
+
+def test_what_a_device_keeps_does_not_come_first():
+    # Half is its own class: in order of keeping, the second half would have all other classes.
+    conf = DevicesConf(**ONE_CLASS, heterogeneity=0.5)
+    for part in partition(np.arange(1200), MANY_LABELS, None, conf, 0):
+        labels = MANY_LABELS[part]
+        own = np.bincount(labels).argmax()
+        first, second = (np.mean(half == own) for half in np.split(labels, 2))
+        assert abs(first - second) < 0.3
+
+
+def test_mixed_parts_are_those_recorded_in_another_process():
+    found = parts(rows=ROWS[:12], partitioner="pathological", count=3, heterogeneity=0.5)
+    assert [part.tolist() for part in found] == [
+        [22, 21, 15, 24],
+        [26, 19, 17, 25],
+        [20, 23, 18, 16],
+    ]
+
+
+@pytest.mark.parametrize("partitioner", ["iid", "natural"])
+def test_a_refusal_names_the_key_that_asks_for_so_many(partitioner):
+    conf = DevicesConf(partitioner=partitioner, count=31)
+    with pytest.raises(ConfError) as caught:
+        partition(ROWS, LABELS, GROUPS, conf, 0, "cloud.clients")
+    assert str(caught.value) == "cloud.clients=31: there are only 30 samples to share"

@@ -1,4 +1,5 @@
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -6,7 +7,8 @@ import pytest
 from dccl_flower.config import Conf, ConfError, DevicesConf, SplitConf
 from dccl_flower.data import plan as plan_module
 from dccl_flower.data.images import Images
-from dccl_flower.data.plan import make_plan, open_plan
+from dccl_flower.data.plan import FORMAT, make_plan, open_plan
+from dccl_flower.files import content_key
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,7 @@ def test_a_plan_is_made_only_once(monkeypatch):
         (make_conf(seed=1), IMAGES),
         (make_conf(mix=0.4), IMAGES),
         (make_conf(count=4), IMAGES),
+        (make_conf(heterogeneity=0.5), IMAGES),
         (make_conf(), replace(IMAGES, key="images-1")),
     ],
 )
@@ -77,6 +80,15 @@ def test_what_does_not_move_samples_shares_the_plan(cache):
     conf.rounds.count, conf.model.base, conf.data.augment = 99, "vgg16_cifar", "flip_crop"
     open_plan(conf, IMAGES)
     assert len(list(cache.iterdir())) == 1
+
+
+def test_devices_that_keep_all_of_their_samples_have_the_plan_of_before_they_could_share(cache):
+    conf = make_conf()
+    open_plan(conf, IMAGES)
+    facts = [FORMAT, version("flwr-datasets"), IMAGES.key, 0, asdict(conf.split)]
+    assert [path.name for path in cache.iterdir()] == [
+        f"plan-{content_key(*facts, 3, 'iid', 0.5, 2, 1.0, 0.1)}"
+    ]
 
 
 def test_every_sample_is_in_one_place_at_most():
