@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -27,11 +27,15 @@ STOP_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call on a folder; ``key`` changes with whatever decides what it returns."""
+    """A function to call on a folder; ``key`` changes with whatever decides what it returns.
+
+    A job that ``builds_on`` another runs after it, and not where that failed.
+    """
 
     title: str
     folder: Path
     key: str
+    builds_on: Job | None = None
 
     @property
     def log(self) -> Path:
@@ -90,13 +94,27 @@ class JobRunner:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Run what is not done yet and return every job's outcome, in order."""
-        futures = [self._pool.submit(self._run, job) for job in jobs]
+        """Run what is not done yet and return every job's outcome, in order.
+
+        What a job builds on stands before it: the pool begins in that order, so nobody waits for
+        what cannot begin.
+        """
+        futures: list[Future[Outcome]] = []
+        by_folder: dict[Path, Future[Outcome]] = {}
+        for job in jobs:
+            base = by_folder[job.builds_on.folder] if job.builds_on else None
+            futures.append(self._pool.submit(self._run, job, base))
+            by_folder[job.folder] = futures[-1]
         return [future.result() for future in futures]
 
-    def _run(self, job: Job) -> Outcome:
-        started, outcome = time.monotonic(), Outcome(job, job.result())
-        if outcome.result is None:
+    def _run(self, job: Job, base: Future[Outcome] | None) -> Outcome:
+        outcome = Outcome(job, job.result())
+        if outcome.result is None and base is not None and base.result().result is None:
+            failed = base.result()
+            cause = f"builds on {failed.job.title}, which failed"
+            outcome = Outcome(job, None, cause, log=failed.log or str(failed.job.log))
+        elif outcome.result is None:
+            started = time.monotonic()
             outcome = replace(self._start(job), seconds=time.monotonic() - started)
         with self._lock:
             self._on_end(outcome)

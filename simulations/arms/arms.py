@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,8 @@ from dccl_flower.simulations.jobs import Job, make_job
 from dccl_flower.typed_yaml import read_table
 
 RUN_ARM = "dccl_flower.simulations.arms.comparison:run_arm"
+RUN_FOLDER = "run"  # below an arm's job
+BACKBONE = "method.backbone"  # by which a method takes the folder of a finished run
 Key = tuple[str, int]  # an arm's name and a seed
 
 
@@ -22,7 +24,8 @@ class Arm:
     """One row of the comparison: what it sets, and the group whose changes it shares.
 
     ``curve``: its way is drawn over the bytes it takes. ``budget``: no arm may take more steps.
-    ``by_default``: it runs where nobody says which arms to run.
+    ``by_default``: it runs where nobody says which arms to run. ``builds_on``: the arm whose
+    finished run of the same seed is this one's ``method.backbone``.
     """
 
     title: str
@@ -31,6 +34,7 @@ class Arm:
     curve: bool = False
     budget: bool = False
     by_default: bool = True
+    builds_on: str | None = None
 
     def changed(self, name: str, changes: Mapping[str, list[str]]) -> list[str]:
         """Return what it sets, then what changes by name say of its group, then of itself."""
@@ -51,17 +55,46 @@ class ArmTable:
         """Return the names of the arms that run where nobody says which."""
         return [name for name, arm in self.arms.items() if arm.by_default]
 
+    def bases(self, name: str) -> list[str]:
+        """Return the arms that one builds on, the nearest first.
+
+        Raises ConfError where one of them is unknown, and where they go in a circle.
+        """
+        found, base = [name], self.arms[name].builds_on
+        while base is not None:
+            where = f"arms.{found[-1]}.builds_on={base}"
+            if base not in self.arms:
+                raise ConfError(f"{where}: no such arm; arms are {', '.join(self.arms)}")
+            if base in found:
+                raise ConfError(f"{where}: goes in a circle")
+            found.append(base)
+            base = self.arms[base].builds_on
+        return found[1:]
+
+    def check(self) -> None:
+        """Raise ConfError where a row, or an end of the gaps, refers to an arm that cannot be."""
+        for end, name in (("low", self.low), ("high", self.high)):
+            if name is not None and name not in self.arms:
+                raise ConfError(f"{end}={name}: no such arm; arms are {', '.join(self.arms)}")
+        for name in self.arms:
+            self.bases(name)
+
 
 def load_arms(name_or_path: str, above: tuple[str, ...] = ()) -> ArmTable:
     """Read rows from conf/arms or a path. Raises ConfError where they are not there or wrong."""
     where = f"arms.rows={name_or_path}"
     if name_or_path in above:
         raise ConfError(f"{where}: like: leads back here")
-    own = read_table(ArmTable, where, name_or_path, "arms")
-    if own.like is None:
-        return own
-    base = load_arms(own.like, (*above, name_or_path))
-    return ArmTable(base.arms | own.arms, None, own.low or base.low, own.high or base.high)
+    table = read_table(ArmTable, where, name_or_path, "arms")
+    if table.like is not None:
+        base = load_arms(table.like, (*above, name_or_path))
+        ends = (table.low or base.low, table.high or base.high)
+        table = ArmTable(base.arms | table.arms, None, *ends)
+    try:
+        table.check()
+    except ConfError as error:
+        raise ConfError(f"{where}: {error}") from error
+    return table
 
 
 def parse_arms(text: str | None, table: ArmTable) -> list[str]:
@@ -89,31 +122,73 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def arm_conf(table: ArmTable, name: str, conf: Conf, seed: int) -> Conf:
-    """Return the configuration of one arm and seed. Raises ConfError where it is impossible."""
+def arm_conf(table: ArmTable, name: str, conf: Conf, seed: int, over: Sequence[str] = ()) -> Conf:
+    """Return the configuration of one arm and seed, with overrides over what the arm sets.
+
+    Raises ConfError where it is impossible.
+    """
     changes = conf.arms.changes
     if unknown := set(changes) - set(table.arms) - {arm.group for arm in table.arms.values()}:
         known = ", ".join(table.arms)
         raise ConfError(f"arms.changes.{min(unknown)}: no such arm or group; arms are {known}")
     changed = table.arms[name].changed(name, changes)
-    own = with_overrides(conf, [f"seed={seed}", "runtime.reuse=true", *changed])
+    own = with_overrides(conf, [f"seed={seed}", "runtime.reuse=true", *changed, *over])
     return replace(own, arms=ArmsConf())  # one arm's changes are not another's
 
 
-def arm_jobs(
-    table: ArmTable, conf: Conf, arms: Sequence[str], seeds: Sequence[int], root: Path
-) -> dict[Key, Job]:
-    """Write every arm's configuration below ``root`` and return the jobs, the first arm's first.
+@dataclass(frozen=True)
+class ArmJob:
+    """One arm and seed: its configuration, and the job that runs it once it is laid down."""
 
-    What is prepared once a seed is thus ready for the others. Raises ConfError where an arm is
-    impossible, or takes more steps than one that sets the budget.
+    arm: str
+    conf: Conf
+    job: Job
+
+    @property
+    def run(self) -> Path:
+        """Where the arm's run lies."""
+        return self.job.folder / RUN_FOLDER
+
+    def lay_down(self) -> Job:
+        """Write the job's folder."""
+        job = self.job
+        make_job(job.title, job.folder, job.key, dump_conf(self.conf), RUN_ARM, arm=self.arm)
+        return job
+
+
+def plan_arms(
+    table: ArmTable,
+    conf: Conf,
+    arms: Collection[str],
+    seeds: Sequence[int],
+    root: Path,
+    over: Sequence[str] = (),
+) -> dict[Key, ArmJob]:
+    """Return the jobs of the arms, with ``over`` over what they set, and of those they build on.
+
+    Those that build on nothing come first, and of them the first arm: what is prepared once a seed
+    is thus ready for the others. Nothing is written. Raises ConfError where an arm is impossible,
+    or takes more steps than one that sets the budget.
     """
-    first, *others = sorted(arms, key=list(table.arms).index)
+    depths = {name: len(table.bases(name)) for arm in arms for name in (arm, *table.bases(arm))}
+    in_order = [name for name in table.arms if name in depths]
+    first, *others = sorted(in_order, key=depths.__getitem__)
     keys = [(first, seed) for seed in seeds]
     keys += [(name, seed) for seed in seeds for name in others]
-    confs = {key: arm_conf(table, key[0], conf, key[1]) for key in keys}
-    _check_steps(table, confs)
-    return {key: _job(*key, conf, root / "jobs") for key, conf in confs.items()}
+    planned: dict[Key, ArmJob] = {}
+    for name, seed in sorted(keys, key=lambda key: depths[key[0]]):
+        above = table.arms[name].builds_on
+        base = planned[above, seed] if above else None
+        backbone = [f"{BACKBONE}={base.run}"] if base else []
+        own = over if name in arms else ()
+        found = arm_conf(table, name, conf, seed, [*own, *backbone])
+        title = ", ".join([name, *own, f"seed {seed}"])
+        key = content_key(code_digest(), name, dump_conf(found))
+        folder = root / "jobs" / f"{name}-seed{seed}-{key}"
+        job = Job(title, folder, key, base.job if base else None)
+        planned[name, seed] = ArmJob(name, found, job)
+    _check_steps(table, planned.values())
+    return planned
 
 
 def steps_of(conf: Conf) -> int:
@@ -121,18 +196,12 @@ def steps_of(conf: Conf) -> int:
     return conf.rounds.count * conf.rounds.local_steps
 
 
-def _job(name: str, seed: int, conf: Conf, root: Path) -> Job:
-    text = dump_conf(conf)
-    key = content_key(code_digest(), name, text)
-    folder = root / f"{name}-seed{seed}-{key}"
-    return make_job(f"{name}, seed {seed}", folder, key, text, RUN_ARM, arm=name)
-
-
-def _check_steps(table: ArmTable, confs: Mapping[Key, Conf]) -> None:
-    budgets = [steps_of(conf) for (name, _), conf in confs.items() if table.arms[name].budget]
-    for (name, _), conf in confs.items():
-        if budgets and steps_of(conf) > min(budgets):
+def _check_steps(table: ArmTable, planned: Collection[ArmJob]) -> None:
+    budgets = [steps_of(each.conf) for each in planned if table.arms[each.arm].budget]
+    for each in planned:
+        if budgets and steps_of(each.conf) > min(budgets):
             raise ConfError(
-                f"arm {name}: {steps_of(conf)} steps are more than the {min(budgets)} of the arms "
-                "that set the budget; set rounds.count or rounds.local_steps in arms.changes"
+                f"arm {each.arm}: {steps_of(each.conf)} steps are more than the {min(budgets)} of "
+                "the arms that set the budget; set rounds.count or rounds.local_steps in "
+                "arms.changes"
             )

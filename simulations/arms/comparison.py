@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from dccl_flower.config import Conf
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.app.in_process import run_anywhere
-from dccl_flower.simulations.arms.arms import ArmTable, arm_conf, arm_jobs
+from dccl_flower.simulations.arms.arms import RUN_FOLDER, ArmJob, ArmTable, plan_arms
 from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import Comparison, markdown
 from dccl_flower.simulations.experiment import check_devices, open_experiment
-from dccl_flower.simulations.jobs import JobRunner, Progress, raise_failures
+from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, Progress, raise_failures
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import signals_as_interrupts
 from dccl_flower.simulations.superlink import choose_port
@@ -36,19 +36,39 @@ def run_arms(
 
     Raises ConfError before anything runs, and RunError afterwards where an arm failed.
     """
-    for each in [arm_conf(table, name, conf, seeds[0]) for name in arms]:
-        check_devices(open_experiment(each))
-    jobs = arm_jobs(table, conf, arms, seeds, folder)
-    progress = Progress(click.echo, len(jobs), side_by_side)
-    with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
-        outcomes = runner.run(list(jobs.values()))
-    ended = zip(jobs, outcomes, strict=True)
+    planned = plan_arms(table, conf, arms, seeds, folder)
+    check_planned(each for (_, seed), each in planned.items() if seed == seeds[0])
+    outcomes = run_jobs([each.lay_down() for each in planned.values()], side_by_side)
+    ended = zip(planned, outcomes, strict=True)
     results = {key: outcome.result for key, outcome in ended if outcome.result is not None}
     if results:
         comparison = Comparison(table, results)
         click.echo(write_comparison(comparison, f"Arms on {conf.name}", command, folder))
     click.echo(f"comparison: {folder}")
-    raise_failures([f"{o.job.title}: {o.failure}" for o in outcomes if o.result is None])
+    raise_failures(failures_of(outcomes))
+
+
+def check_planned(planned: Iterable[ArmJob]) -> None:
+    """Raise ConfError where models or devices do not go with the data.
+
+    An arm that builds on a run which is not there yet is checked when its turn comes.
+    """
+    for each in planned:
+        base = each.job.builds_on
+        if base is None or base.result() is not None:
+            check_devices(open_experiment(each.conf))
+
+
+def run_jobs(jobs: Sequence[Job], side_by_side: int) -> list[Outcome]:
+    """Run what is not done yet, say how each job ends, and return all outcomes in order."""
+    progress = Progress(click.echo, len(jobs), side_by_side)
+    with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
+        return runner.run(jobs)
+
+
+def failures_of(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return a line for each job that failed."""
+    return [f"{each.job.title}: {each.failure}" for each in outcomes if each.result is None]
 
 
 def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -56,7 +76,7 @@ def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -
 
     Return its scores, by round too, what they are held against, and their cost.
     """
-    run = folder / "run"
+    run = folder / RUN_FOLDER
     shutil.rmtree(run, ignore_errors=True)  # what an interrupted run left
     with Display() as display:
         results = run_anywhere(experiment, run, display, choose_port(None))

@@ -10,6 +10,7 @@ from typing import Any
 from dccl_flower.simulations import reports
 from dccl_flower.simulations.arms.arms import ArmTable, Key
 from dccl_flower.simulations.reports import cell, spread, spread_cell, table
+from dccl_flower.simulations.superlink import RunError
 
 MILESTONES = (0.5, 0.8, 0.9)
 SWING_ROUNDS = 10
@@ -30,16 +31,17 @@ class Comparison:
     where one of the two is missing. A swing is the largest change of the first score from one round
     to the next among the last ten. ``summary`` has for every arm each value by seed, its mean, and
     its sample standard deviation; ``curves`` for the arms drawn so, by round, (bytes a device, mean
-    gap closed, deviation).
+    gap closed, deviation). Raises RunError where arms differ in what their first score is.
     """
 
     def __init__(self, table: ArmTable, results: Mapping[Key, Mapping[str, Any]]) -> None:
         self.table = table
         self.results = results
+        first = first_score({name: result["scores"] for (name, _), result in results.items()})
         self.seeds = sorted({seed for _, seed in results})
         scores = (name for result in results.values() for name in result["scores"])
         self.scores = list(dict.fromkeys(scores))
-        self._first = {key: result["scores"][self.scores[0]] for key, result in results.items()}
+        self._first = {key: result["scores"][first] for key, result in results.items()}
         names = [name for name in table.arms if any(arm == name for arm, _ in results)]
         self.summary = {name: self._summary(name) for name in names}
         curves = {name: self._curve(name) for name in names if table.arms[name].curve}
@@ -82,6 +84,24 @@ class Comparison:
         return points
 
 
+def first_score(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the name of the score that counts. Raises RunError where it is not everybody's."""
+    (who, names), *others = scores.items()
+    first = next(iter(names))
+    for other, found in others:
+        if (name := next(iter(found))) != first:
+            raise RunError(
+                f"{other}: its first score is {name} and that of {who} is {first}; "
+                "they cannot be compared"
+            )
+    return first
+
+
+def columns(scores: Sequence[str]) -> list[tuple[str, str, float, str]]:
+    """Return the columns of numbers: heading, key of a summary, factor, format."""
+    return [*((reports.heading(name), name, 100.0, ".1f") for name in scores), *COSTS]
+
+
 def largest_swing(scores: Sequence[float]) -> float | None:
     """Return the largest change from one of the last rounds to the next, None without rounds."""
     late = scores[-SWING_ROUNDS:]
@@ -103,12 +123,12 @@ def markdown(comparison: Comparison, title: str, command: str) -> str:
 
 
 def _arms_table(comparison: Comparison) -> str:
-    columns = [*((reports.heading(name), name, 100.0, ".1f") for name in comparison.scores), *COSTS]
+    shown = columns(comparison.scores)
     rows = (
-        [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in columns)]
+        [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in shown)]
         for row in comparison.summary.values()
     )
-    return table(["arm", *(title for title, *_ in columns)], rows)
+    return table(["arm", *(title for title, *_ in shown)], rows)
 
 
 def _bytes_table(comparison: Comparison) -> str:

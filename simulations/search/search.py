@@ -28,7 +28,7 @@ from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_aside, write_json
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.in_process import rounds_here
-from dccl_flower.simulations.arms.arms import arm_conf, load_arms
+from dccl_flower.simulations.arms.arms import Arm, ArmTable, arm_conf, load_arms
 from dccl_flower.simulations.arms.report import SWING_ROUNDS, largest_swing
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Progress, make_job
@@ -50,8 +50,8 @@ def run_search(conf: Conf, folder: Path, side_by_side: int, command: str) -> Non
     """
     space = load_space(conf.method.name)
     open_experiment(conf).unseen_loader()
-    headlines = sum(row.curve for row in load_arms(conf.arms.rows).arms.values())
-    progress = Progress(click.echo, num_jobs(space, headlines), side_by_side)
+    headlines = headline_arms(load_arms(conf.arms.rows))
+    progress = Progress(click.echo, num_jobs(space, len(headlines)), side_by_side)
     folder.mkdir(parents=True, exist_ok=True)
     with signals_as_interrupts(), JobRunner(side_by_side, progress.ended) as runner:
         search = Search(conf, folder, runner, space)
@@ -99,13 +99,12 @@ class Search:
         ]
 
     def _headlines(self) -> list[Candidate]:
-        """Return the arms drawn as curves; raises ConfError where one cannot run."""
+        """Return the configuration's arms as candidates; raises ConfError where one cannot run."""
         arms = self.conf.arms
         table, found = load_arms(arms.rows), []
-        for name, row in table.arms.items():
-            if row.curve:
-                arm_conf(table, name, self.conf, 0)
-                found.append(Candidate("headline", (name,), (*row.changed(name, arms.changes),)))
+        for name, row in headline_arms(table).items():
+            arm_conf(table, name, self.conf, 0)
+            found.append(Candidate("headline", (name,), (*row.changed(name, arms.changes),)))
         return found
 
     def _halve(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -139,6 +138,11 @@ class Search:
         key = content_key(code_digest(), candidate.kind, text)
         title = f"{candidate.stage}: {candidate.name} ({rounds} rounds)"
         return make_job(title, self.folder / "candidates" / key, key, text, RUN_CANDIDATE)
+
+
+def headline_arms(table: ArmTable) -> dict[str, Arm]:
+    """Return the arms drawn as curves, but for those that need another's finished run."""
+    return {n: row for n, row in table.arms.items() if row.curve and row.builds_on is None}
 
 
 def num_jobs(space: Space, headlines: int) -> int:

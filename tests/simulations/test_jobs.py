@@ -8,6 +8,7 @@ import pkgutil
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -142,6 +143,40 @@ def test_no_more_jobs_run_than_side_by_side(job_of):
     )
     outcomes, _ = run(*(job_of(name, f"{busy}; {DONE}") for name in "abc"), side_by_side=1)
     assert [outcome.error for outcome in outcomes] == ["", "", ""]
+
+
+def building_on(base, job):
+    return replace(job, builds_on=base)
+
+
+def test_what_builds_on_another_runs_after_it_also_side_by_side(job_of):
+    base = job_of("base", f"sleep 0.2; {DONE}")
+    top = building_on(base, job_of("top", f"test -e $FOLDER/../base/result.json && {DONE}"))
+    outcomes, told = run(base, top, job_of("free", DONE), side_by_side=3)
+    assert [outcome.error for outcome in outcomes] == ["", "", ""]
+    assert [each.job.title for each in told] == ["job free", "job base", "job top"]
+
+
+def test_what_builds_on_a_failure_fails_with_its_name_and_log_and_never_starts(job_of):
+    base = job_of("base", "echo 'failed: no data'; exit 1")
+    middle = building_on(base, job_of("middle", f"touch $FOLDER/ran; {DONE}"))
+    top = building_on(middle, job_of("top", f"touch $FOLDER/ran; {DONE}"))
+    outcomes, told = run(base, middle, top, side_by_side=2)
+    assert [outcome.failure for outcome in outcomes] == [
+        f"no data (log: {base.log})",
+        f"builds on job base, which failed (log: {base.log})",
+        f"builds on job middle, which failed (log: {base.log})",
+    ]
+    assert not any((job.folder / "ran").exists() for job in (middle, top))
+    assert len(told) == 3
+
+
+def test_what_is_done_stays_done_where_its_base_fails(job_of):
+    base = job_of("base", "exit 1")
+    top = building_on(base, job_of("top", "exit 1"))
+    leave_result(top)
+    outcomes, _ = run(base, top)
+    assert [outcome.result is None for outcome in outcomes] == [True, False]
 
 
 def test_a_failing_job_tells_its_last_line_and_does_not_stop_the_others(job_of):

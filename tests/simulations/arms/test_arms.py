@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,14 @@ import pytest
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.arms.arms import (
+    RUN_ARM,
     Arm,
     ArmTable,
     arm_conf,
-    arm_jobs,
     load_arms,
     parse_arms,
     parse_seeds,
+    plan_arms,
     steps_of,
 )
 
@@ -22,6 +24,14 @@ EXEMPLARS = "arms.changes.exemplars=[exemplars=50,rounds.lr=0.07]"
 PUBLISHED = "arms.changes.published=[loss=ce]"
 
 
+BUILT = ArmTable(
+    {
+        "top": Arm("top", ["method.name=other"], builds_on="middle"),
+        "plain": Arm("plain"),
+        "middle": Arm("middle", ["method.name=other"], builds_on="base"),
+        "base": Arm("base"),
+    }
+)
 DOCS = Path(__file__).parents[3] / "docs"
 
 
@@ -109,24 +119,108 @@ def test_rows_that_start_from_themselves_are_refused(tmp_path, monkeypatch):
 
 def test_shared_work_comes_first_and_folders_differ_by_content(tmp_path):
     arms = ["strict", "mimic", "cloud-submodel", "central-m"]
-    jobs = arm_jobs(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
+    jobs = plan_arms(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
     assert list(jobs)[:2] == [("cloud-submodel", 0), ("cloud-submodel", 1)]
     assert list(jobs)[2:5] == [("mimic", 0), ("central-m", 0), ("strict", 0)]
-    assert len({job.folder for job in jobs.values()}) == 8
-    again = arm_jobs(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
+    assert len({each.job.folder for each in jobs.values()}) == 8
+    again = plan_arms(TABLE, load_conf("digits"), arms, [0, 1], tmp_path)
     assert again == jobs
-    changed = arm_jobs(TABLE, load_conf("digits", ["rounds.lr=0.01"]), arms, [0, 1], tmp_path)
-    assert changed["strict", 0].key != jobs["strict", 0].key
+    changed = plan_arms(TABLE, load_conf("digits", ["rounds.lr=0.01"]), arms, [0, 1], tmp_path)
+    assert changed["strict", 0].job.key != jobs["strict", 0].job.key
     other = load_conf("digits", ["arms.changes.exemplars=[exemplars=7]"])
-    other_arm = arm_jobs(TABLE, other, arms, [0, 1], tmp_path)
+    other_arm = plan_arms(TABLE, other, arms, [0, 1], tmp_path)
     assert other_arm == jobs
+
+
+def test_a_plan_is_written_only_where_it_is_laid_down(tmp_path):
+    (planned,) = plan_arms(TABLE, load_conf("digits"), ["mimic"], [3], tmp_path).values()
+    assert not list(tmp_path.iterdir())
+    job = planned.lay_down()
+    assert job.title == "mimic, seed 3"
+    assert load_conf(str(job.folder / "conf.yaml")) == planned.conf
+    description = json.loads((job.folder / "job.json").read_text())
+    assert description == {"function": RUN_ARM, "key": job.key, "arm": "mimic"}
+
+
+def test_overrides_win_over_what_an_arm_sets(tmp_path):
+    planned = plan_arms(TABLE, load_conf("digits"), ["strict"], [0], tmp_path, ["exemplars=30"])
+    assert planned["strict", 0].conf.exemplars == 30
+    same = load_conf("digits", ["arms.changes.strict=[exemplars=30]"])
+    (changed,) = plan_arms(TABLE, same, ["strict"], [0], tmp_path).values()
+    assert changed.job.folder == planned["strict", 0].job.folder
+    assert planned["strict", 0].job.title == "strict, exemplars=30, seed 0"
+
+
+def test_what_is_built_on_comes_first_and_its_run_is_the_backbone(tmp_path, other_method):
+    planned = plan_arms(BUILT, load_conf("cifar10"), ["top", "plain", "middle"], [0, 1], tmp_path)
+    assert list(planned) == [
+        *(("plain", 0), ("plain", 1), ("base", 0), ("base", 1)),
+        *(("middle", 0), ("middle", 1), ("top", 0), ("top", 1)),
+    ]
+    for seed in (0, 1):
+        base, middle, top = (planned[name, seed] for name in ("base", "middle", "top"))
+        assert base.run == base.job.folder / "run"
+        assert (base.job.builds_on, middle.job.builds_on) == (None, base.job)
+        assert middle.conf.method.backbone == str(base.run)
+        assert (top.conf.method.backbone, top.job.builds_on) == (str(middle.run), middle.job)
+    conf = load_conf("cifar10", ["rounds.lr=0.07"])
+    changed = plan_arms(BUILT, conf, ["top"], [0], tmp_path)
+    assert changed["top", 0].job.key != planned["top", 0].job.key
+
+
+def test_another_change_of_the_base_is_another_job_of_what_builds_on_it(tmp_path, other_method):
+    keys = set()
+    for rate in (0.1, 0.2):
+        conf = load_conf("cifar10", ["rounds.lr=0.1", f"arms.changes.base=[rounds.lr={rate}]"])
+        planned = plan_arms(BUILT, conf, ["middle"], [0], tmp_path)
+        assert planned["middle", 0].conf.rounds.lr == 0.1  # the configuration's own
+        keys.add(planned["middle", 0].job.key)
+    assert len(keys) == 2
+
+
+def test_an_arm_whose_method_takes_no_run_is_refused(tmp_path):
+    table = ArmTable({"a": Arm("a"), "b": Arm("b", builds_on="a")})
+    with pytest.raises(ConfError, match=r"^method\.backbone: unknown key; allowed here: name"):
+        plan_arms(table, load_conf("cifar10"), ["b"], [0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "{arms: {a: {title: A, builds_on: b}}}",
+            r"arms\.a\.builds_on=b: no such arm; arms are a$",
+        ),
+        ("{arms: {a: {title: A, builds_on: a}}}", r"arms\.a\.builds_on=a: goes in a circle$"),
+        (
+            "{arms: {a: {title: A, builds_on: b}, b: {title: B, builds_on: a}}}",
+            r"arms\.b\.builds_on=a: goes in a circle$",
+        ),
+        ("{arms: {a: {title: A}}, low: b}", r"low=b: no such arm; arms are a$"),
+        ("{arms: {a: {title: A}}, low: a, high: A}", r"high=A: no such arm; arms are a$"),
+        ("{arms: {}, like: mixed, high: central}", r"high=central: no such arm; arms are cloud-"),
+    ],
+)
+def test_rows_that_name_an_arm_that_cannot_be_are_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(ConfError, match=rf"^arms\.rows=mine\.yaml: {message}"):
+        load_arms("mine.yaml")
+
+
+def test_rows_may_build_on_those_that_they_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("{arms: {mine: {title: M, builds_on: strict}}, like: mixed}")
+    table = load_arms("mine.yaml")
+    assert table.bases("mine") == ["strict"]
+    assert (table.low, table.high) == ("cloud-submodel", "central-m")
 
 
 def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
     conf = load_conf("digits", ["arms.changes.strict=[rounds.count=30]"])
     with pytest.raises(ConfError, match=r"arm strict: 480 steps are more than the 240"):
-        arm_jobs(TABLE, conf, ["central-m", "strict"], [0], tmp_path)
-    arm_jobs(TABLE, conf, ["strict"], [0], tmp_path)
+        plan_arms(TABLE, conf, ["central-m", "strict"], [0], tmp_path)
+    plan_arms(TABLE, conf, ["strict"], [0], tmp_path)
     assert steps_of(arm_conf(TABLE, "strict", conf, 0)) == 480
 
 
@@ -134,4 +228,4 @@ def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
 def test_every_arm_of_these_configurations_is_possible(name, tmp_path):
     conf = load_conf(name)
     table = load_arms(conf.arms.rows)
-    assert len(arm_jobs(table, conf, list(table.arms), [0], tmp_path)) == len(table.arms)
+    assert len(plan_arms(table, conf, list(table.arms), [0], tmp_path)) == len(table.arms)

@@ -5,6 +5,7 @@ import pytest
 from dccl_flower.simulations.arms.arms import load_arms
 from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import Comparison, largest_swing, markdown
+from dccl_flower.simulations.superlink import RunError
 
 TABLE = load_arms("dc_ccl")
 
@@ -87,6 +88,14 @@ def test_markdown_holds_the_command_and_three_tables():
     # the mean gap passes 0.5 after 2 MB and never reaches 0.8
     assert "| DC-CCL at its best, strict | 2.00 | - | - | 3.00 | 0.75 |" in text
     assert "| mimic: logit mse | 2.00 |" in text
+
+
+def test_arms_whose_first_scores_have_other_names_cannot_be_compared():
+    other = {"scores": {"logit_mse": 1.0, "accuracy": 0.5}}
+    results = {**RESULTS, ("strict", 1): {**RESULTS["strict", 1], **other}}
+    message = r"^strict: its first score is logit_mse and that of cloud-submodel is accuracy; they"
+    with pytest.raises(RunError, match=message):
+        Comparison(TABLE, results)
 
 
 def test_plots_are_written(tmp_path):

@@ -4,9 +4,10 @@ import pytest
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.simulations.arms.arms import Arm, ArmTable
 from dccl_flower.simulations.jobs import Outcome
 from dccl_flower.simulations.search.report import markdown
-from dccl_flower.simulations.search.search import Search, num_jobs, two_that_matter
+from dccl_flower.simulations.search.search import Search, headline_arms, num_jobs, two_that_matter
 from dccl_flower.simulations.search.space import Candidate, Space, load_space
 from dccl_flower.simulations.superlink import RunError
 
@@ -95,6 +96,11 @@ def test_a_headline_setting_that_cannot_run_is_told_before_anything_runs(tmp_pat
     with pytest.raises(ConfError, match=r"rounds\.lr"):
         search.run()
     assert not runner.batches
+
+
+def test_an_arm_that_needs_another_s_run_is_no_candidate():
+    rows = {"base": Arm("B", curve=True), "top": Arm("T", curve=True, builds_on="base")}
+    assert list(headline_arms(ArmTable({**rows, "plain": Arm("P")}))) == ["base"]
 
 
 def test_the_search_finds_the_sum_of_what_helps(default_search):
