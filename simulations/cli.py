@@ -29,6 +29,9 @@ JOBS = click.option(
     show_default=True,
     help="How many run side by side; a core each does best.",
 )
+SEEDS = click.option(
+    "--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas."
+)
 PORT = click.option(
     "--port", type=click.IntRange(1, 65535), help="SuperLink port; a free one by default."
 )
@@ -92,7 +95,7 @@ def run(
 @cli.command()
 @CONF
 @OVERRIDES
-@click.option("--seeds", default="0,1,2", show_default=True, help="Seeds, separated by commas.")
+@SEEDS
 @click.option("--arms", "names", help="Arms, separated by commas; the rows' own choice if none.")
 @JOBS
 @click.option("--output", type=FOLDER, help="Directory; runs/arms-CONF.")
@@ -112,6 +115,44 @@ def arms(
     flags += ["--seeds", ",".join(map(str, numbers))]
     command = command_line("arms", conf, overrides, flags)
     run_arms(table, loaded, chosen, numbers, folder, jobs, command)
+
+
+@cli.command()
+@CONF
+@click.argument("swept", metavar="KEY=V1,V2,...")
+@OVERRIDES
+@SEEDS
+@click.option("--arms", "names", help="Arms, separated by commas; CONF itself if none.")
+@JOBS
+@click.option("--output", type=FOLDER, help="Directory; runs/sweep-CONF-KEY.")
+def sweep(
+    conf: str,
+    swept: str,
+    overrides: Overrides,
+    seeds: str,
+    names: str | None,
+    jobs: int,
+    output: Path | None,
+) -> None:
+    """Run CONF with each value of a key; what is done already is not done again."""
+    from dccl_flower.simulations.arms.arms import load_arms, parse_arms, parse_seeds
+    from dccl_flower.simulations.arms.sweep import Sweep, only_itself, parse_swept
+
+    key, values = parse_swept(swept, overrides)
+    loaded = load_conf(conf, overrides)
+    stem = Path(conf).stem
+    if names is None:
+        table, loaded = only_itself(loaded, stem)
+    else:
+        table = load_arms(loaded.arms.rows)
+    chosen = Sweep(key, values, parse_arms(names, table), parse_seeds(seeds))
+    from dccl_flower.simulations.arms.sweep_run import run_sweep
+
+    flags = [] if names is None else ["--arms", ",".join(chosen.arms)]
+    flags += ["--seeds", ",".join(map(str, chosen.seeds))]
+    command = command_line("sweep", conf, overrides, flags, [f"{key}={','.join(values)}"])
+    folder = _comparison_folder(output, f"sweep-{stem}-{key}")
+    run_sweep(table, loaded, chosen, folder, jobs, command)
 
 
 @cli.command()

@@ -23,13 +23,17 @@ def report(title: str, command: str, *parts: str) -> str:
 
 
 def command_line(
-    verb: str, conf_name: str, overrides: Sequence[str], flags: Sequence[str] = ()
+    verb: str,
+    conf_name: str,
+    overrides: Sequence[str],
+    flags: Sequence[str] = (),
+    swept: Sequence[str] = (),
 ) -> str:
-    """Return the command of a comparison, without this machine's paths."""
+    """Return the command of a comparison, without this machine's paths in the overrides."""
     data_set = Path(load_conf(conf_name, overrides).data.name).name
     hidden = {"data.path": f"data.path=PATH/TO/{data_set}", "devices.store": ""}
     shown = dict.fromkeys(hidden.get(each.split("=")[0], each) for each in overrides)
-    return shlex.join(["dccl", verb, conf_name, *filter(None, shown), *flags])
+    return shlex.join(["dccl", verb, conf_name, *swept, *filter(None, shown), *flags])
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:

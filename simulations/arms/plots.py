@@ -1,7 +1,9 @@
-"""Plots of the comparison: all arms with error bars, and gap closed against bytes."""
+"""Plots of the comparisons: all arms with error bars, gap closed against bytes, a swept key."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from dccl_flower.simulations.arms.report import Comparison
+from dccl_flower.simulations.arms.sweep_report import SweepComparison, shown_value
 from dccl_flower.simulations.figures import save_figure
+
+DECADES = 99.9  # values that lie two of them apart, but for rounding, want a log axis
+LONG_WORD = 12
 
 
 def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
@@ -58,3 +64,45 @@ def plot_bytes(comparison: Comparison, title: str, path: Path) -> None:
     axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)
     save_figure(figure, path)
+
+
+def plot_sweep(comparison: SweepComparison, title: str, path: Path) -> None:
+    """Draw the first score over the values, a line an arm; those that end the gaps are dashed.
+
+    Numbers stand on an axis of numbers, which is logarithmic where they span two decades; other
+    values stand side by side.
+    """
+    sweep, ends = comparison.sweep, (comparison.rows.low, comparison.rows.high)
+    numbers = _numbers(sweep.values)
+    places = dict(zip(sweep.values, numbers or range(len(sweep.values)), strict=True))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in sweep.arms:
+        found = comparison.points(name)
+        points = sorted((places[value], mean, std) for value, (mean, std) in found.items())
+        if points:
+            at, means, spreads = zip(*points, strict=True)
+            style, label = "--o" if name in ends else "-o", comparison.rows.arms[name].title
+            axes.errorbar(at, means, spreads, fmt=style, capsize=3, label=label)
+    if numbers is None:
+        words = [shown_value(value) for value in sweep.values]
+        axes.set_xticks(range(len(words)), words)
+        if max(map(len, words)) > LONG_WORD:
+            axes.tick_params("x", rotation=20)
+    elif min(numbers) > 0 and max(numbers) / min(numbers) >= DECADES:
+        axes.set_xscale("log")
+    axes.set(xlabel=sweep.key, ylabel=f"test {comparison.first.replace('_', ' ')}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def _numbers(values: Sequence[str]) -> list[float] | None:
+    """Return all values as numbers, None where one is none."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return None
+    return numbers if all(map(isfinite, numbers)) else None
