@@ -1,0 +1,21 @@
+"""ICIIA: inter-client-image attention, Yan, Niu, Wu, Li, Tang, Lyu and Chen, arXiv 2211.06276.
+
+             cloud                                │            each device
+                                                  │
+  once   labelled images ── train ──> backbone ───┼── by hash ──> backbone, frozen
+                                        │         │                  │
+         images of one client at a time │         │            own unlabelled images
+                                        v         │                  │
+         features ── train ──> attention + head ──┼── by hash ──> features of the last few
+                                                  │                  │
+  serve                                           │   attention + head: each image in the light
+                                                  │   of the others; alone, the backbone's head
+  round  what share is right <────────────────────┼── scores, nothing else
+
+Nothing is trained on devices, and no image or feature leaves one. With
+``method.training=federated`` devices train attention and head on labels of their own instead, by
+FedAvg; that is no part of the paper.
+
+``method.py`` is the server's half, ``device.py`` a device's, ``adaptations.py`` the attention and
+what it is held against, ``backbone.py`` what it stands on, ``conf.py`` the keys.
+"""

@@ -1,0 +1,100 @@
+"""ICIIA's part of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dccl_flower.config import (
+    Conf,
+    ConfError,
+    MethodConf,
+    PretrainConf,
+    bound,
+    path,
+    section,
+    share,
+)
+from dccl_flower.experiment import Experiment
+from dccl_flower.learning.client_attention import Recipe, Serving
+
+
+@dataclass
+class IciiaMethodConf(MethodConf):
+    """Where the module is trained, on top of what, and where it serves.
+
+    ``backbone`` is the folder of a finished run of DC-CCL, whose two submodels are one backbone:
+    mimic and co-submodel where the ``device`` serves, cloud submodel and co-submodel on the
+    ``cloud``. Without one, ``model.base`` is trained on the cloud's samples.
+    """
+
+    training: Literal["cloud", "federated"] = "cloud"
+    backbone: str | None = path()
+    serves: Literal["device", "cloud"] = "device"
+
+
+@dataclass
+class AdaptationConf:
+    """What makes a backbone's answers a client's own, how it is trained, how a device serves it.
+
+    ``partitions``: 1 is ICIIA-B, 256 ICIIA-T. ``clients`` are simulated among the cloud's images.
+    ``cached``: images are served one by one, each beside so many before it; else in batches.
+    """
+
+    by: Literal["attention", "feed_forward", "fine_tuning", "prompt", "oracle", "none"] = (
+        "attention"
+    )
+    layers: int = bound(1, at_least=1)
+    heads: int = bound(4, at_least=1)
+    partitions: int = bound(1, at_least=1)
+    shuffle: bool = True
+    dropout: float = bound(0.1, at_least=0, below=1)
+    clients: int = bound(100, at_least=1)
+    batch_size: int = bound(16, at_least=1)
+    epochs: int = bound(100, at_least=1)
+    patience: int = bound(10, at_least=1)
+    lr: float = bound(0.01, above=0)
+    momentum: float = share(0.0)
+    max_grad_norm: float = bound(5.0, above=0)
+    cached: int | None = bound(None, at_least=0)
+    fewest: int = bound(4, at_least=1)
+
+    def recipe(self) -> Recipe:
+        """Return how the module is trained."""
+        return Recipe(
+            self.batch_size, self.epochs, self.patience, self.lr, self.momentum, self.max_grad_norm
+        )
+
+    def serving(self) -> Serving:
+        """Return how a device serves."""
+        return Serving(self.batch_size, -1 if self.cached is None else self.cached, self.fewest)
+
+
+@dataclass
+class IciiaConf(Conf):
+    """One experiment with ICIIA."""
+
+    method: IciiaMethodConf = section(IciiaMethodConf)
+    pretrain: PretrainConf = section(PretrainConf)
+    adaptation: AdaptationConf = section(AdaptationConf)
+
+    def check(self) -> None:
+        """Raise ConfError for values that do not go with one another."""
+        super().check()
+        by, method = self.adaptation.by, self.method
+        if method.training == "federated":
+            if by not in ("attention", "feed_forward"):
+                raise ConfError(f"adaptation.by={by}: not with method.training=federated")
+            if method.serves == "cloud":
+                raise ConfError("method.serves=cloud: not with method.training=federated")
+        if method.serves == "cloud" and by in ("fine_tuning", "prompt"):
+            raise ConfError(f"adaptation.by={by}: needs method.serves=device, which has the labels")
+        if self.devices.profiles is not None:
+            given = f"devices.profiles={self.devices.profiles}"
+            raise ConfError(f"{given}: not with method.name=iciia, whose devices do not train")
+
+
+def conf_of(experiment: Experiment) -> IciiaConf:
+    """Return the configuration with the sections of ICIIA."""
+    assert isinstance(experiment.conf, IciiaConf)
+    return experiment.conf

@@ -1,0 +1,216 @@
+"""ICIIA's server half, and how both halves are made from a configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+
+from dccl_flower.config import ConfError
+from dccl_flower.device_store import Parcel
+from dccl_flower.experiment import EVALUATION_BATCH, Experiment
+from dccl_flower.files import content_key
+from dccl_flower.fleet.tiers import Workload
+from dccl_flower.learning.client_attention import Client, seen_by
+from dccl_flower.learning.controlled import round_recipe
+from dccl_flower.learning.fusion import State, average
+from dccl_flower.learning.widths import Widths
+from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
+from dccl_flower.models.frozen import Exchanged
+from dccl_flower.seeds import isolated_rng, torch_generator
+from dccl_flower.strategies.exchange import copies_of
+from dccl_flower.strategies.iciia.adaptations import Grounds, Sight, adaptation_of
+from dccl_flower.strategies.iciia.backbone import build_backbone, load_weights
+from dccl_flower.strategies.iciia.conf import IciiaConf, conf_of
+from dccl_flower.strategies.iciia.device import (
+    BACKBONE,
+    CORRECT,
+    MODULE,
+    IciiaDevice,
+    Score,
+    Train,
+    correct_of,
+)
+from dccl_flower.strategies.kept import kept_models
+
+SCORED = ("served", "backbone", "oracle")
+logger = logging.getLogger("dccl_flower")
+
+
+class Iciia:
+    """The server's half: it trains once, and then asks what devices have right."""
+
+    def __init__(self, experiment: Experiment, on_progress: OnProgress) -> None:
+        self.experiment = experiment
+        self.conf = conf_of(experiment)
+        self.rounds = self.conf.rounds
+        self.backbone = build_backbone(experiment)
+        self.adaptation = adaptation_of(self.conf.adaptation)
+        with isolated_rng(self.conf.seed, "init", "adaptation"):
+            module = self.adaptation.module(self.backbone, self.conf.devices.count)
+        self.module = module.to(experiment.torch_device)
+        self._exchanged = Exchanged(self.module)
+        self._on_progress = on_progress
+        self._is_prepared = False
+        self._accuracies: dict[str, float] = {}
+
+    @property
+    def is_federated(self) -> bool:
+        """Tell whether devices train the module."""
+        return self.conf.method.training == "federated"
+
+    def prepare(self) -> None:
+        """Train the backbone, and on its features the module; only once."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        key = load_weights(self.backbone, self.experiment, self._on_progress)
+        if self.is_federated:
+            return
+        made = asdict(replace(self.conf.adaptation, cached=None, fewest=1))
+        entry = f"module-{content_key(key, made, asdict(self.conf.devices))}"
+        is_kept = self.conf.runtime.reuse and len(self._exchanged.state) > 0
+        module = kept_models(entry, self._trained) if is_kept else self._trained()
+        self.module.load_state_dict(module[MODULE])
+
+    def initial_state(self) -> State:
+        """Return the module where devices train it; else nothing goes round."""
+        if not self.is_federated:
+            return {}
+        return {name: tensor.clone() for name, tensor in self._exchanged.snapshot().items()}
+
+    def plan(self, num_rounds: int) -> None:
+        """Let the schedule of rates follow the number of rounds."""
+        self.rounds = replace(self.rounds, count=num_rounds)
+
+    def workload(self) -> Workload:
+        """Return no widths: a virtual clock, which asks for them, is refused."""
+        example = self.experiment.example
+        return Workload(self.rounds, Widths(self.backbone, example, ()), example)
+
+    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
+        """Have devices train the module where that is federated, then score what they meet."""
+        if self.conf.method.serves == "cloud":  # where the images are seen, too
+            yield from ()
+            return state
+        parcels = {BACKBONE: self._parcel}
+        if self.is_federated:
+            recipe = round_recipe(self.rounds, number)
+            train = Train(recipe, self.conf.adaptation.batch_size)
+            answers = yield dict.fromkeys(devices, Ask(state, train, keep=parcels))
+            state = average(None, copies_of(answers.values()), 0.0)
+        score = Score(self.conf.adaptation.serving(), self.is_federated)
+        if not self.is_federated:
+            parcels[MODULE] = Parcel.of(self.module.state_dict())
+        ask = Ask(state, score, keep=parcels, like={}, wants=(CORRECT,), brings="scores")
+        answers = yield dict.fromkeys(self._with_images(devices), ask)
+        self._tally(answers.values())
+        return state
+
+    def scores(self, state: State) -> Iterator[tuple[str, float]]:
+        """Yield the accuracy over what devices met in the last round; before the first, nothing."""
+        if self.conf.method.serves == "cloud" and not self._accuracies:
+            self._tally(self._served_here())
+        if self._accuracies:
+            yield "accuracy", self._accuracies["served"]
+
+    def references(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the accuracy of the backbone alone, and told which classes a device holds."""
+        return {
+            name: {"accuracy": value}
+            for name, value in self._accuracies.items()
+            if name != "served"
+        }
+
+    def state_dict(self, state: State) -> dict[str, State]:
+        """Return backbone and module."""
+        if self.is_federated:
+            self._exchanged.load(state)
+        states = {BACKBONE: self.backbone.state_dict(), MODULE: self.module.state_dict()}
+        return {role: state for role, state in states.items() if state}
+
+    @cached_property
+    def _parcel(self) -> Parcel:
+        return Parcel.of(self.backbone.state_dict())
+
+    def _with_images(self, devices: Sequence[int]) -> list[int]:
+        """Return those that have an image to score; the others are told of."""
+        there = [d for d in devices if self.experiment.device_test_loader(d).num_samples]
+        if none := sorted(set(devices) - set(there)):
+            logger.warning("devices without an image to score: %s", ", ".join(map(str, none)))
+        return there
+
+    def _tally(self, answers: Iterable[Answer]) -> None:
+        given = [(answer.beside[CORRECT], answer.count) for answer in answers]
+        correct, count = (sum(each) for each in zip(*given, strict=True))
+        shares = (torch.as_tensor(correct) / count).tolist()
+        self._accuracies = dict(zip(SCORED, shares, strict=True))
+
+    def _served_here(self) -> Iterator[Answer]:
+        """Score every device's images as a cloud that sees them would."""
+        serving, torch_device = self.conf.adaptation.serving(), self.experiment.torch_device
+        for number in self._with_images(range(self.conf.devices.count)):
+            new = seen_by(self.backbone, self.experiment.device_test_loader(number), torch_device)
+            own = partial(self._labelled, number)
+            generator = torch_generator(self.conf.seed, "score", number)
+            sight = Sight(number, new, own, generator, serving)
+            correct = correct_of(self.adaptation, self.module, sight)
+            yield Answer(number, {}, len(new.labels), {}, {CORRECT: correct})
+
+    def _labelled(self, device: int) -> Client:
+        rows = self.experiment.plan.devices[device]
+        return self._clients([rows])[0]
+
+    def _trained(self) -> dict[str, State]:
+        """Train the module on the cloud's simulated clients."""
+        experiment, count = self.experiment, self.conf.adaptation.clients
+        with isolated_rng(self.conf.seed, "adaptation", "torch"):
+            grounds = Grounds(
+                self._clients(experiment.cloud_clients(count)),
+                self._clients(experiment.validation_clients(count)),
+                lambda: self._clients(experiment.plan.devices),
+                torch_generator(self.conf.seed, "adaptation"),
+                partial(self._on_progress, "adapt"),
+            )
+            self.adaptation.train(self.module, self.backbone, grounds)
+        return {MODULE: self.module.state_dict()}
+
+    def _clients(self, rows: Sequence[np.ndarray]) -> list[Client]:
+        """Return what the backbone makes of the images of each client."""
+        together = np.concatenate(list(rows))
+        loader = self.experiment.training_loader(together, EVALUATION_BATCH)
+        sizes = [len(each) for each in rows]
+        return seen_by(self.backbone, loader, self.experiment.torch_device).split(sizes)
+
+
+def build_device(experiment: Experiment) -> IciiaDevice:
+    """Build a device's half."""
+    conf, backbone = conf_of(experiment), build_backbone(experiment)
+    adaptation = adaptation_of(conf.adaptation)
+    module = adaptation.module(backbone, conf.devices.count)
+    return IciiaDevice(
+        backbone, module, adaptation, experiment.device_test_loader, experiment.torch_device
+    )
+
+
+def check(experiment: Experiment) -> Workload | None:
+    """Return what a turn takes a device, None where the cloud serves.
+
+    Raises ConfError for what does not go together.
+    """
+    conf = conf_of(experiment)
+    for rows in experiment.cloud_clients(conf.adaptation.clients):
+        if len(rows) < 2:
+            raise ConfError(
+                f"adaptation.clients={conf.adaptation.clients}: one of them has {len(rows)} image "
+                f"of the cloud's {len(experiment.plan.cloud)}; each needs two"
+            )
+    workload = Iciia(experiment, lambda *_: None).workload()
+    return workload if conf.method.serves == "device" else None
+
+
+ICIIA = MethodKind(IciiaConf, Iciia, build_device, check)
