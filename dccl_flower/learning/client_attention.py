@@ -66,7 +66,7 @@ class Serving:
     fewest: int
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def seen_by(backbone: nn.Module, batches: Iterable[Pair], device: Device = "cpu") -> Client:
     """Return what a backbone that gives features and logits makes of a client's images."""
     parts = [(*backbone(images.to(device)), labels) for images, labels in batches]

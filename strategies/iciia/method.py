@@ -37,6 +37,7 @@ from dccl_flower.strategies.iciia.device import (
 )
 from dccl_flower.strategies.kept import kept_models
 
+CLIENTS = "adaptation.clients"
 SCORED = ("served", "backbone", "oracle")
 logger = logging.getLogger("dccl_flower")
 
@@ -168,10 +169,13 @@ class Iciia:
     def _trained(self) -> dict[str, State]:
         """Train the module on the cloud's simulated clients."""
         experiment, count = self.experiment, self.conf.adaptation.clients
+        held_out = max(
+            1, round(count * len(experiment.plan.validation) / len(experiment.plan.cloud))
+        )
         with isolated_rng(self.conf.seed, "adaptation", "torch"):
             grounds = Grounds(
-                self._clients(experiment.cloud_clients(count)),
-                self._clients(experiment.validation_clients(count)),
+                self._clients(experiment.cloud_clients(count, CLIENTS)),
+                self._clients(experiment.validation_clients(held_out, CLIENTS)),
                 lambda: self._clients(experiment.plan.devices),
                 torch_generator(self.conf.seed, "adaptation"),
                 partial(self._on_progress, "adapt"),
@@ -203,10 +207,10 @@ def check(experiment: Experiment) -> Workload | None:
     Raises ConfError for what does not go together.
     """
     conf = conf_of(experiment)
-    for rows in experiment.cloud_clients(conf.adaptation.clients):
+    for rows in experiment.cloud_clients(conf.adaptation.clients, CLIENTS):
         if len(rows) < 2:
             raise ConfError(
-                f"adaptation.clients={conf.adaptation.clients}: one of them has {len(rows)} image "
+                f"{CLIENTS}={conf.adaptation.clients}: one of them has {len(rows)} image "
                 f"of the cloud's {len(experiment.plan.cloud)}; each needs two"
             )
     workload = Iciia(experiment, lambda *_: None).workload()
