@@ -111,11 +111,15 @@ def train_over_clients(
 def take_step(
     module: nn.Module, batch: Client, optimizer: torch.optim.Optimizer, max_grad_norm: float
 ) -> float:
-    """Take one step on a batch of one client's images, and return the loss before it."""
+    """Take one step on a batch of one client's images, and return the loss before it.
+
+    The gradient is clipped to ``max_grad_norm``, at 0 it is not.
+    """
     loss = functional.cross_entropy(module(batch.features), batch.labels)
     optimizer.zero_grad()
     loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
+    if max_grad_norm > 0:
+        nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     optimizer.step()
     return loss.item()
 

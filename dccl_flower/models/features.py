@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,18 +24,13 @@ class Featured(nn.Module):
         self.models = nn.ModuleList(models)
         self.requires_grad_(False).eval()
         self._heads = [find_head(model, example=example)[0] for model in models]
-        self._seen: list[Tensor] = []
         for model, head in zip(self.models, self._heads, strict=True):
-            model.get_submodule(head).register_forward_pre_hook(partial(_note, self._seen))
-        with torch.no_grad():
-            for model, head in zip(self.models, self._heads, strict=True):
-                self._seen.clear()
-                model(example)
-                shapes = [tuple(seen.shape) for seen in self._seen]
-                if len(shapes) != 1 or len(shapes[0]) != 2:
-                    said = f"its head {head} is given {shapes}"
-                    wanted = "expected one vector an image before it"
-                    raise ConfError(f"{type(model).__name__}: {said}; {wanted}")
+            with torch.no_grad():
+                seen, _ = _passed(model, head, example)
+            shapes = [tuple(each.shape) for each in seen]
+            if len(shapes) != 1 or len(shapes[0]) != 2:
+                said = f"its head {head} is given {shapes}"
+                raise ConfError(f"{type(model).__name__}: {said}; expected one vector an image")
 
     @property
     def width(self) -> int:
@@ -44,16 +38,19 @@ class Featured(nn.Module):
         return self.linear_head().in_features
 
     def linear_head(self) -> nn.Linear:
-        """Return one linear layer that gives the logits from the features; a copy."""
+        """Return one linear layer that gives the logits from the features; a copy on the CPU."""
         heads = [
             find_head(model, name=name)[1]
             for model, name in zip(self.models, self._heads, strict=True)
         ]
-        joined = nn.Linear(sum(head.in_features for head in heads), heads[0].out_features)
+        width, classes = sum(head.in_features for head in heads), heads[0].out_features
+        joined = nn.utils.skip_init(nn.Linear, width, classes)  # which draws nothing
         with torch.no_grad():
             joined.weight.copy_(torch.cat([head.weight for head in heads], 1))
-            biases = [head.bias for head in heads if head.bias is not None]
-            joined.bias.copy_(sum(biases, torch.zeros_like(joined.bias)))
+            joined.bias.zero_()
+            for head in heads:
+                if head.bias is not None:
+                    joined.bias.add_(head.bias.cpu())
         return joined
 
     def train(self, mode: bool = True) -> Featured:
@@ -61,11 +58,24 @@ class Featured(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self._seen.clear()
-        logits = sum(model(images) for model in self.models)
-        assert isinstance(logits, Tensor)
-        return torch.cat(self._seen, 1), logits
+        passed = [
+            _passed(model, head, images)
+            for model, head in zip(self.models, self._heads, strict=True)
+        ]
+        features = torch.cat([seen[0] for seen, _ in passed], 1)
+        return features, torch.stack([logits for _, logits in passed]).sum(0)
 
 
-def _note(seen: list[Tensor], head: nn.Module, inputs: tuple[Any, ...]) -> None:
-    seen.append(inputs[0])
+def _passed(model: nn.Module, head: str, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return what a model's head is given, each time, and what the model gives."""
+    seen: list[Tensor] = []
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        seen.append(inputs[0])
+
+    # Only now: a hook that stays would hold what every step of a training sees.
+    hook = model.get_submodule(head).register_forward_pre_hook(note)
+    try:
+        return seen, model(images)
+    finally:
+        hook.remove()

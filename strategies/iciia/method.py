@@ -13,7 +13,6 @@ import torch
 from dccl_flower.config import ConfError
 from dccl_flower.device_store import Parcel
 from dccl_flower.experiment import EVALUATION_BATCH, Experiment
-from dccl_flower.files import content_key
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.learning.controlled import round_recipe
@@ -35,7 +34,7 @@ from dccl_flower.strategies.iciia.device import (
     Train,
     correct_of,
 )
-from dccl_flower.strategies.kept import kept_models
+from dccl_flower.strategies.kept import cloud_key, kept_models
 
 CLIENTS = "adaptation.clients"
 SCORED = ("served", "backbone", "oracle")
@@ -73,7 +72,8 @@ class Iciia:
         if self.is_federated:
             return
         made = asdict(replace(self.conf.adaptation, cached=None, fewest=1))
-        entry = f"module-{content_key(key, made, asdict(self.conf.devices))}"
+        facts = (key, self.conf.method.serves, made, asdict(self.conf.devices))
+        entry = f"module-{cloud_key(self.experiment, *facts)}"
         is_kept = self.conf.runtime.reuse and len(self._exchanged.state) > 0
         module = kept_models(entry, self._trained) if is_kept else self._trained()
         self.module.load_state_dict(module[MODULE])
@@ -139,8 +139,13 @@ class Iciia:
         return Parcel.of(self.backbone.state_dict())
 
     def _with_images(self, devices: Sequence[int]) -> list[int]:
-        """Return those that have an image to score; the others are told of."""
+        """Return those that have an image to score; the others are told of.
+
+        Raises ConfError where none has.
+        """
         there = [d for d in devices if self.experiment.device_test_loader(d).num_samples]
+        if not there:
+            raise ConfError(f"devices.count={self.conf.devices.count}: none has an image to score")
         if none := sorted(set(devices) - set(there)):
             logger.warning("devices without an image to score: %s", ", ".join(map(str, none)))
         return there
@@ -195,7 +200,8 @@ def build_device(experiment: Experiment) -> IciiaDevice:
     """Build a device's half."""
     conf, backbone = conf_of(experiment), build_backbone(experiment)
     adaptation = adaptation_of(conf.adaptation)
-    module = adaptation.module(backbone, conf.devices.count)
+    with isolated_rng(conf.seed, "init", "adaptation"):
+        module = adaptation.module(backbone, conf.devices.count)
     return IciiaDevice(
         backbone, module, adaptation, experiment.device_test_loader, experiment.torch_device
     )

@@ -108,6 +108,9 @@ def test_a_step_by_hand():
     nn.init.zeros_(module.weight)
     take_step(module, client_of([2, 4], torch.tensor([1, 1])), optimizer, 1.0)
     assert module.weight.norm().item() == pytest.approx(1.0, abs=1e-5)
+    nn.init.zeros_(module.weight)
+    take_step(module, client_of([2, 4], torch.tensor([1, 1])), optimizer, 0.0)
+    assert module.weight.flatten().tolist() == pytest.approx([-1.5, 1.5])
 
 
 def trained(clients, held_out, recipe=RECIPE, seed=0, on_epoch=lambda done, total: None):

@@ -56,6 +56,12 @@ def test_a_copy_is_one_of_its_own():
             torch.testing.assert_close(left, right)
 
 
+def test_it_leaves_no_hook_that_would_hold_what_training_sees():
+    own = model()
+    Featured([own], EXAMPLE)(EXAMPLE)
+    assert not any(module._forward_pre_hooks for module in own.modules())
+
+
 class Dense(nn.Module):
     def __init__(self):
         super().__init__()

@@ -119,7 +119,8 @@ def test_federated_devices_train_the_module_and_score_it_next(tmp_path):
         for name in state
     }
     torch.testing.assert_close(scoring[0].state, mean)
-    assert not torch.equal(mean["head.weight"], state["head.weight"])
+    moved = (mean["head.weight"] - state["head.weight"]).abs().max()
+    assert moved > 1e-4  # where weight decay alone would not move it
     assert list(scoring[0].keep) == ["backbone"]
     scored = {d: half.turn(ask, device_of(experiment, d, tmp_path)) for d, ask in scoring.items()}
     torch.testing.assert_close(end_of(going, scored), mean)
@@ -154,7 +155,7 @@ def test_a_device_without_an_image_is_not_asked(experiment, monkeypatch, caplog)
 WRONG = {
     "adaptation.partitions=3": "partitions=3: must divide the 128 features",
     "adaptation.heads=5": "heads=5: must divide the 128 features",
-    "adaptation.clients=600": "adaptation.clients=600: one of them has 1 image",
+    "adaptation.clients=900 devices.partitioner=iid": "adaptation.clients=900: one of them has 1 image",
     "adaptation.clients=5000": "adaptation.clients=5000: there are only",
     "method.training=federated adaptation.by=prompt": "adaptation.by=prompt: not with",
     "method.serves=cloud adaptation.by=prompt": "adaptation.by=prompt: needs method.serves=device",
