@@ -155,7 +155,7 @@ def test_a_device_without_an_image_is_not_asked(experiment, monkeypatch, caplog)
 WRONG = {
     "adaptation.partitions=3": "partitions=3: must divide the 128 features",
     "adaptation.heads=5": "heads=5: must divide the 128 features",
-    "adaptation.clients=900 devices.partitioner=iid": "adaptation.clients=900: one of them has 1 image",
+    "adaptation.clients=900 devices.partitioner=iid": "adaptation.clients=900: one of them has 1",
     "adaptation.clients=5000": "adaptation.clients=5000: there are only",
     "method.training=federated adaptation.by=prompt": "adaptation.by=prompt: not with",
     "method.serves=cloud adaptation.by=prompt": "adaptation.by=prompt: needs method.serves=device",
