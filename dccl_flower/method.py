@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dccl_flower.codecs import State
 from dccl_flower.config import Conf, ConfError
@@ -127,12 +127,14 @@ class MethodKind:
 
     ``check`` raises ConfError where the models do not go with the data or each other, and returns
     what a turn takes a device, before anything is trained; None where devices have no part.
+    ``served`` gives what a device that only serves computes for a batch: modules and their inputs.
     """
 
     conf: type[Conf]
     server: Callable[[Experiment, OnProgress], Method]
     device: Callable[[Experiment], DeviceHalf]
     check: Callable[[Experiment], Workload | None]
+    served: Callable[[Experiment], Mapping[str, tuple[nn.Module, Tensor]]] | None = None
 
 
 def method_names() -> list[str]:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.method import find_method
 from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.superlink import RunError, choose_port
 
@@ -174,15 +175,21 @@ def search(conf: str, overrides: Overrides, jobs: int, output: Path | None) -> N
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def cost(conf: str, overrides: Overrides, as_json: bool) -> None:
-    """Count what the models of CONF cost to hold, train and send; nothing is trained."""
+    """Count what the models of CONF cost to hold, train and send; nothing is trained.
+
+    Where devices only serve: what a batch takes them, its milliseconds measured.
+    """
     loaded = load_conf(conf, overrides)
     from dccl_flower.simulations.cost_report import cost_report, cost_table
+    from dccl_flower.simulations.serving_cost import serving_report, serving_table
 
-    report = cost_report(loaded)
+    served = find_method(loaded.method.name).served
+    report = cost_report(loaded) if served is None else serving_report(loaded, served)
     if as_json:
         click.echo(json.dumps(report, indent=2))
-    else:
-        Console(highlight=False).print(cost_table(report))
+        return
+    table = cost_table(report) if served is None else serving_table(report)
+    Console(highlight=False).print(table)
 
 
 @cli.command()

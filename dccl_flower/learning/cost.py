@@ -71,6 +71,14 @@ def model_cost(model: nn.Module, example: Tensor) -> Cost:
     )
 
 
+def forward_macs(module: nn.Module, inputs: Tensor) -> int:
+    """Count the multiply-accumulates of one forward pass on ``inputs``, as a batch."""
+    bare = copy.deepcopy(module).to("meta").eval()
+    with _flop_counter() as counter, torch.no_grad():
+        bare(inputs.to("meta"))
+    return counter.get_total_flops() // FLOPS_A_MAC
+
+
 def training_memory(co: Cost, control: Cost, batch_size: int, momentum: bool) -> int:
     """Estimate the bytes that a device needs to train ``co`` under ``control``.
 

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.device_store import Parcel
@@ -223,4 +224,12 @@ def check(experiment: Experiment) -> Workload | None:
     return workload if conf.method.serves == "device" else None
 
 
-ICIIA = MethodKind(IciiaConf, Iciia, build_device, check)
+def served(experiment: Experiment) -> dict[str, tuple[nn.Module, Tensor]]:
+    """Return backbone and adaptation with what each is given for a batch of images."""
+    server, size = Iciia(experiment, lambda *_: None), conf_of(experiment).adaptation.batch_size
+    images = torch.zeros(size, *experiment.images.shape)
+    module_sees = torch.zeros(size, server.backbone.width)
+    return {BACKBONE: (server.backbone, images), MODULE: (server.module, module_sees)}
+
+
+ICIIA = MethodKind(IciiaConf, Iciia, build_device, check, served)
