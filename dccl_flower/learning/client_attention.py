@@ -155,9 +155,9 @@ def _in_batches(module: nn.Module, features: Tensor, served: Tensor, serving: Se
 def _one_by_one(module: nn.Module, features: Tensor, served: Tensor, serving: Serving) -> Tensor:
     size = serving.cached + 1
     for place in range(min(size - 1, len(features))):
-        if place + 1 >= min(serving.fewest, size):
+        if place + 1 >= serving.fewest:
             served[place] = module(features[: place + 1])[-1]
-    if len(features) >= size:
+    if len(features) >= size >= serving.fewest:
         windows = features.unfold(0, size, 1).transpose(1, 2)  # (N - size + 1, size, D)
         served[size - 1 :] = torch.cat([module(part)[:, -1] for part in windows.split(WINDOWS)])
     return served

@@ -36,13 +36,14 @@ def build_submodels(conf: SubmodelsConf, shape: Shape, num_classes: int) -> Subm
     return Submodels(parts.cloud, parts.co, parts.mimic)
 
 
-def build_base(conf: Conf, shape: Shape, num_classes: int) -> nn.Module:
+def build_base(conf: Conf, shape: Shape, num_classes: int, fetch: bool = True) -> nn.Module:
     """Build the uncut base model, with the weights that the submodels are cut from.
 
-    Raises ConfError where it does not go with the images.
+    Without ``fetch`` no pretrained weights are loaded. Raises ConfError where it does not go with
+    the images.
     """
     # Of the sections of a configuration that cuts its base model this part reads none.
-    return Parts(cast(SubmodelsConf, conf), shape, num_classes).base
+    return Parts(cast(SubmodelsConf, conf), shape, num_classes, fetch).base
 
 
 def build_device_modules(

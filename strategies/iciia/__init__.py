@@ -12,10 +12,12 @@
                                                   │   of the others; alone, the backbone's head
   round  what share is right <────────────────────┼── scores, nothing else
 
-Nothing is trained on devices, and no image or feature leaves one. With
-``method.training=federated`` devices train attention and head on labels of their own instead, by
-FedAvg; that is no part of the paper.
+Nothing is trained on devices, and no image or feature leaves one. Not so for what it is held
+against: fine-tuning takes labels on devices, prompts take all devices' labels on the cloud. With
+``method.training=federated`` devices train attention and head on labels of their own, by FedAvg;
+that is no part of the paper. With ``method.serves=cloud`` the cloud sees the images it answers for.
 
-``method.py`` is the server's half, ``device.py`` a device's, ``adaptations.py`` the attention and
-what it is held against, ``backbone.py`` what it stands on, ``conf.py`` the keys.
+``method.py`` is the server's half, ``device.py`` a device's, ``cloud.py`` what the cloud trains,
+``adaptations.py`` the attention and what it is held against, ``backbone.py`` what they stand on,
+``conf.py`` the keys.
 """

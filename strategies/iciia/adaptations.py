@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from dccl_flower.config import ConfError
 from dccl_flower.learning.client_attention import (
     Client,
     Recipe,
@@ -27,13 +28,12 @@ HELD_OUT = 5  # of so many of a device's own images one decides when to stop
 
 @dataclass(frozen=True)
 class Grounds:
-    """What the cloud may train on: its simulated clients, others held out, and a generator.
+    """What the cloud may train on: its simulated clients and others held out, and a generator.
 
     ``labelled`` gives what devices hold, which only rules that the paper compares with take.
     """
 
-    clients: Sequence[Client]
-    held_out: Sequence[Client]
+    clients: Callable[[], tuple[list[Client], list[Client]]]
     labelled: Callable[[], list[Client]]
     generator: torch.Generator
     on_epoch: OnEpoch
@@ -41,10 +41,11 @@ class Grounds:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a device has before it: new images, and images of its own with their labels."""
+    """What a device has before it: new images, the labels of its own, and those images."""
 
     number: int
     new: Client
+    own_labels: Tensor
     own: Callable[[], Client]
     generator: torch.Generator
     serving: Serving
@@ -82,7 +83,7 @@ class Oracle(Backbone):
     def logits(self, module: nn.Module, sight: Sight) -> Tensor:
         classes, device = sight.new.logits.shape[1], sight.new.logits.device
         held = torch.zeros(classes, dtype=torch.bool, device=device)
-        held[sight.own().labels] = True
+        held[sight.own_labels.to(device)] = True
         return sight.new.logits.masked_fill(~held, -torch.inf)
 
 
@@ -95,22 +96,24 @@ class Attention:
 
     def module(self, backbone: Featured, num_devices: int) -> nn.Module:
         conf, head = self.conf, backbone.linear_head()
-        return ImageAttention(
-            features=head.in_features,
-            num_classes=head.out_features,
-            layers=conf.layers,
-            heads=conf.heads,
-            partitions=conf.partitions,
-            dropout=conf.dropout,
-            shuffle=conf.shuffle,
-            attention=self.sees_others,
-        )
+        try:
+            return ImageAttention(
+                features=head.in_features,
+                num_classes=head.out_features,
+                layers=conf.layers,
+                heads=conf.heads,
+                partitions=conf.partitions,
+                dropout=conf.dropout,
+                shuffle=conf.shuffle,
+                attention=self.sees_others,
+            )
+        except ConfError as error:
+            raise ConfError(f"adaptation.{error}") from error
 
     def train(self, module: nn.Module, backbone: Featured, grounds: Grounds) -> None:
         train_over_clients(
             module,
-            grounds.clients,
-            grounds.held_out,
+            *grounds.clients(),
             self.conf.recipe(),
             grounds.generator,
             grounds.on_epoch,

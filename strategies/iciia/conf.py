@@ -10,6 +10,7 @@ from dccl_flower.config import (
     ConfError,
     MethodConf,
     PretrainConf,
+    RoundsConf,
     bound,
     path,
     section,
@@ -38,7 +39,8 @@ class AdaptationConf:
     """What makes a backbone's answers a client's own, how it is trained, how a device serves it.
 
     ``partitions``: 1 is ICIIA-B, 256 ICIIA-T. ``clients`` are simulated among the cloud's images.
-    ``cached``: images are served one by one, each beside so many before it; else in batches.
+    ``cached``: images are served one by one, each beside so many before it; else in batches. With
+    less than ``fewest`` images in view the backbone answers.
     """
 
     by: Literal["attention", "feed_forward", "fine_tuning", "prompt", "oracle", "none"] = (
@@ -71,10 +73,18 @@ class AdaptationConf:
 
 
 @dataclass
+class IciiaRoundsConf(RoundsConf):
+    """Rounds of scoring, one as a rule; or those in which devices train."""
+
+    count: int = bound(1, at_least=1)
+
+
+@dataclass
 class IciiaConf(Conf):
     """One experiment with ICIIA."""
 
     method: IciiaMethodConf = section(IciiaMethodConf)
+    rounds: IciiaRoundsConf = section(IciiaRoundsConf)
     pretrain: PretrainConf = section(PretrainConf)
     adaptation: AdaptationConf = section(AdaptationConf)
 
@@ -82,6 +92,7 @@ class IciiaConf(Conf):
         """Raise ConfError for values that do not go with one another."""
         super().check()
         by, method = self.adaptation.by, self.method
+        self._check_views()
         if method.training == "federated":
             if by not in ("attention", "feed_forward"):
                 raise ConfError(f"adaptation.by={by}: not with method.training=federated")
@@ -91,7 +102,19 @@ class IciiaConf(Conf):
             raise ConfError(f"adaptation.by={by}: needs method.serves=device, which has the labels")
         if self.devices.profiles is not None:
             given = f"devices.profiles={self.devices.profiles}"
-            raise ConfError(f"{given}: not with method.name=iciia, whose devices do not train")
+            raise ConfError(f"{given}: not with method.name=iciia, whose turns no clock knows")
+        if method.training == "cloud" and self.devices.per_round is not None:
+            given = f"devices.per_round={self.devices.per_round}"
+            raise ConfError(f"{given}: not with method.training=cloud, where all devices score")
+
+    def _check_views(self) -> None:
+        own, view = self.adaptation, f"adaptation.batch_size={self.adaptation.batch_size}"
+        most = own.batch_size
+        if own.cached is not None:
+            view, most = f"adaptation.cached={own.cached}", own.cached + 1
+        if own.fewest > most:
+            told = f"must be at most {most} with {view}, or the backbone alone would answer"
+            raise ConfError(f"adaptation.fewest={own.fewest}: {told}")
 
 
 def conf_of(experiment: Experiment) -> IciiaConf:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dccl_flower.codecs import State
 from dccl_flower.data.batches import Batches, FixedBatches
 from dccl_flower.device import Device
+from dccl_flower.files import code_digest
 from dccl_flower.learning.client_attention import Client, Serving, seen_by, take_step
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.fusion import Fusion
@@ -21,8 +22,9 @@ from dccl_flower.models.features import Featured
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.strategies.exchange import merge_answers
 from dccl_flower.strategies.iciia.adaptations import Adaptation, Oracle, Sight
+from dccl_flower.strategies.iciia.cloud import MODULE
 
-BACKBONE, MODULE, CORRECT = "backbone", "adaptation", "correct"
+BACKBONE, CORRECT = "backbone", "correct"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class IciiaDevice:
         sight = Sight(
             device.number,
             new,
+            device.batches.targets,
             lambda: self._client(device.batches, device),
             device.generator("score"),
             turn.serving,
@@ -127,12 +130,17 @@ class IciiaDevice:
         if not batches.is_fixed:
             return seen_by(self._backbone, batches, self._torch_device)
         fixed = cast(FixedBatches, batches)
-        name = f"seen-{self._loaded[:16]}-{fixed.content_digest()}"
+        name = f"seen-{self._loaded[:16]}-{fixed.content_digest()}-{code_digest()[:16]}"
         kept = device.memory.kept(name, of_all_runs=True)
         if kept is None:
-            kept = vars(seen_by(self._backbone, fixed, self._torch_device))
+            seen = seen_by(self._backbone, fixed, self._torch_device)
+            kept = {"features": seen.features, "logits": seen.logits}
             device.memory.keep(name, kept, of_all_runs=True)
-        return Client(**{key: tensor.to(self._torch_device) for key, tensor in kept.items()})
+        features, logits, labels = (
+            tensor.to(self._torch_device)
+            for tensor in (kept["features"], kept["logits"], fixed.targets)
+        )
+        return Client(features, logits, labels)
 
 
 def correct_of(adaptation: Adaptation, module: nn.Module, sight: Sight) -> Tensor:

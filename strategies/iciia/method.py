@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.device_store import Parcel
-from dccl_flower.experiment import EVALUATION_BATCH, Experiment
+from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.learning.controlled import round_recipe
@@ -22,22 +21,27 @@ from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
-from dccl_flower.strategies.exchange import copies_of
-from dccl_flower.strategies.iciia.adaptations import Grounds, Sight, adaptation_of
+from dccl_flower.strategies.exchange import copies_of, devices_of
+from dccl_flower.strategies.iciia.adaptations import Sight, adaptation_of
 from dccl_flower.strategies.iciia.backbone import build_backbone, load_weights
+from dccl_flower.strategies.iciia.cloud import (
+    MODULE,
+    client_rows,
+    clients_of,
+    kept_module,
+    train_module,
+)
 from dccl_flower.strategies.iciia.conf import IciiaConf, conf_of
 from dccl_flower.strategies.iciia.device import (
     BACKBONE,
     CORRECT,
-    MODULE,
     IciiaDevice,
     Score,
     Train,
     correct_of,
 )
-from dccl_flower.strategies.kept import cloud_key, kept_models
 
-CLIENTS = "adaptation.clients"
+LISTED = 5
 SCORED = ("served", "backbone", "oracle")
 logger = logging.getLogger("dccl_flower")
 
@@ -68,16 +72,12 @@ class Iciia:
         """Train the backbone, and on its features the module; only once."""
         if self._is_prepared:
             return
-        self._is_prepared = True
         key = load_weights(self.backbone, self.experiment, self._on_progress)
-        if self.is_federated:
-            return
-        made = asdict(replace(self.conf.adaptation, cached=None, fewest=1))
-        facts = (key, self.conf.method.serves, made, asdict(self.conf.devices))
-        entry = f"module-{cloud_key(self.experiment, *facts)}"
-        is_kept = self.conf.runtime.reuse and len(self._exchanged.state) > 0
-        module = kept_models(entry, self._trained) if is_kept else self._trained()
-        self.module.load_state_dict(module[MODULE])
+        if not self.is_federated:
+            given = (self.adaptation, self.backbone, self.experiment, self._on_progress)
+            train = partial(train_module, self.module, *given)
+            kept_module(key, self.module, self.experiment, train)
+        self._is_prepared = True
 
     def initial_state(self) -> State:
         """Return the module where devices train it; else nothing goes round."""
@@ -105,12 +105,14 @@ class Iciia:
             train = Train(recipe, self.conf.adaptation.batch_size)
             answers = yield dict.fromkeys(devices, Ask(state, train, keep=parcels))
             state = average(None, copies_of(answers.values()), 0.0)
+            devices = devices_of(answers.values())
         score = Score(self.conf.adaptation.serving(), self.is_federated)
         if not self.is_federated:
             parcels[MODULE] = Parcel.of(self.module.state_dict())
         ask = Ask(state, score, keep=parcels, like={}, wants=(CORRECT,), brings="scores")
-        answers = yield dict.fromkeys(self._with_images(devices), ask)
-        self._tally(answers.values())
+        if there := self._with_images(devices):
+            answers = yield dict.fromkeys(there, ask)
+            self._tally(answers.values())
         return state
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
@@ -140,15 +142,11 @@ class Iciia:
         return Parcel.of(self.backbone.state_dict())
 
     def _with_images(self, devices: Sequence[int]) -> list[int]:
-        """Return those that have an image to score; the others are told of.
-
-        Raises ConfError where none has.
-        """
+        """Return those that have an image to score; the log tells of the others."""
         there = [d for d in devices if self.experiment.device_test_loader(d).num_samples]
-        if not there:
-            raise ConfError(f"devices.count={self.conf.devices.count}: none has an image to score")
         if none := sorted(set(devices) - set(there)):
-            logger.warning("devices without an image to score: %s", ", ".join(map(str, none)))
+            some = ", ".join(map(str, none[:LISTED])) + (", ..." if none[LISTED:] else "")
+            logger.warning("%d devices have no image to score: %s", len(none), some)
         return there
 
     def _tally(self, answers: Iterable[Answer]) -> None:
@@ -159,47 +157,28 @@ class Iciia:
 
     def _served_here(self) -> Iterator[Answer]:
         """Score every device's images as a cloud that sees them would."""
-        serving, torch_device = self.conf.adaptation.serving(), self.experiment.torch_device
+        experiment, torch_device = self.experiment, self.experiment.torch_device
         for number in self._with_images(range(self.conf.devices.count)):
-            new = seen_by(self.backbone, self.experiment.device_test_loader(number), torch_device)
-            own = partial(self._labelled, number)
-            generator = torch_generator(self.conf.seed, "score", number)
-            sight = Sight(number, new, own, generator, serving)
+            new = seen_by(self.backbone, experiment.device_test_loader(number), torch_device)
+            sight = Sight(
+                number,
+                new,
+                experiment.device_loader(number).targets,
+                partial(self._own, number),
+                torch_generator(self.conf.seed, "score", number),
+                self.conf.adaptation.serving(),
+            )
             correct = correct_of(self.adaptation, self.module, sight)
             yield Answer(number, {}, len(new.labels), {}, {CORRECT: correct})
 
-    def _labelled(self, device: int) -> Client:
+    def _own(self, device: int) -> Client:
         rows = self.experiment.plan.devices[device]
-        return self._clients([rows])[0]
-
-    def _trained(self) -> dict[str, State]:
-        """Train the module on the cloud's simulated clients."""
-        experiment, count = self.experiment, self.conf.adaptation.clients
-        held_out = max(
-            1, round(count * len(experiment.plan.validation) / len(experiment.plan.cloud))
-        )
-        with isolated_rng(self.conf.seed, "adaptation", "torch"):
-            grounds = Grounds(
-                self._clients(experiment.cloud_clients(count, CLIENTS)),
-                self._clients(experiment.validation_clients(held_out, CLIENTS)),
-                lambda: self._clients(experiment.plan.devices),
-                torch_generator(self.conf.seed, "adaptation"),
-                partial(self._on_progress, "adapt"),
-            )
-            self.adaptation.train(self.module, self.backbone, grounds)
-        return {MODULE: self.module.state_dict()}
-
-    def _clients(self, rows: Sequence[np.ndarray]) -> list[Client]:
-        """Return what the backbone makes of the images of each client."""
-        together = np.concatenate(list(rows))
-        loader = self.experiment.training_loader(together, EVALUATION_BATCH)
-        sizes = [len(each) for each in rows]
-        return seen_by(self.backbone, loader, self.experiment.torch_device).split(sizes)
+        return clients_of([rows], self.backbone, self.experiment)[0]
 
 
 def build_device(experiment: Experiment) -> IciiaDevice:
     """Build a device's half."""
-    conf, backbone = conf_of(experiment), build_backbone(experiment)
+    conf, backbone = conf_of(experiment), build_backbone(experiment, fetch=False)
     adaptation = adaptation_of(conf.adaptation)
     with isolated_rng(conf.seed, "init", "adaptation"):
         module = adaptation.module(backbone, conf.devices.count)
@@ -214,13 +193,12 @@ def check(experiment: Experiment) -> Workload | None:
     Raises ConfError for what does not go together.
     """
     conf = conf_of(experiment)
-    for rows in experiment.cloud_clients(conf.adaptation.clients, CLIENTS):
-        if len(rows) < 2:
-            raise ConfError(
-                f"{CLIENTS}={conf.adaptation.clients}: one of them has {len(rows)} image "
-                f"of the cloud's {len(experiment.plan.cloud)}; each needs two"
-            )
     workload = Iciia(experiment, lambda *_: None).workload()
+    if conf.method.training == "cloud" and conf.adaptation.by in ("attention", "feed_forward"):
+        client_rows(experiment)
+    count = conf.devices.count
+    if not any(experiment.device_test_loader(d).num_samples for d in range(count)):
+        raise ConfError(f"devices.count={count}: no device has an image to score")
     return workload if conf.method.serves == "device" else None
 
 

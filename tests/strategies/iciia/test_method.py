@@ -127,6 +127,19 @@ def test_federated_devices_train_the_module_and_score_it_next(tmp_path):
     torch.testing.assert_close(exchanged_state(half._module), scoring[0].state)
 
 
+def test_who_did_not_train_is_not_asked_to_score(tmp_path):
+    experiment = experiment_of("method.training=federated", "rounds.local_steps=1")
+    server, half = halves(experiment)
+    going = server.round(1, server.initial_state(), [0, 1])
+    asks = next(going)
+    assert list(going.send({1: half.turn(asks[1], device_of(experiment, 1, tmp_path))})) == [1]
+
+
+def test_adaptations_that_need_no_clients_do_not_ask_for_them():
+    for override in ("adaptation.by=none", "method.training=federated"):
+        assert check_devices(experiment_of("adaptation.clients=5000", override))
+
+
 def test_the_module_is_the_same_for_a_seed_and_read_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DCCL_CACHE", str(tmp_path))
     reused = experiment_of("runtime.reuse=true")
@@ -149,19 +162,23 @@ def test_a_device_without_an_image_is_not_asked(experiment, monkeypatch, caplog)
     monkeypatch.setattr(type(experiment), "device_test_loader", lambda _, d: without_device_1(d))
     _, asks = asked(server)
     assert list(asks) == [0, 2, 3]
-    assert "devices without an image to score: 1" in caplog.text
+    assert "1 devices have no image to score: 1" in caplog.text
 
 
 WRONG = {
-    "adaptation.partitions=3": "partitions=3: must divide the 128 features",
-    "adaptation.heads=5": "heads=5: must divide the 128 features",
-    "adaptation.clients=900 devices.partitioner=iid": "adaptation.clients=900: one of them has 1",
+    "adaptation.partitions=3": "adaptation.partitions=3: must divide the 128 features",
+    "adaptation.heads=5": "adaptation.heads=5: must divide the 128 features",
+    "adaptation.clients=969 devices.partitioner=iid": "adaptation.clients=969: leaves no client",
     "adaptation.clients=5000": "adaptation.clients=5000: there are only",
+    "adaptation.batch_size=2": "adaptation.fewest=4: must be at most 2",
+    "adaptation.cached=1": "adaptation.fewest=4: must be at most 2",
+    "devices.per_round=2": "devices.per_round=2: not with method.training=cloud",
     "method.training=federated adaptation.by=prompt": "adaptation.by=prompt: not with",
     "method.serves=cloud adaptation.by=prompt": "adaptation.by=prompt: needs method.serves=device",
     "method.serves=cloud method.training=federated": "method.serves=cloud: not with",
     "devices.profiles=phones": "devices.profiles=phones: not with method.name=iciia",
     "method.backbone=/nowhere": "method.backbone=/nowhere: no finished run is there",
+    "model.base=torchvision/squeezenet1_0 data.rgb=true": "model.base=torchvision/squeezenet1_0: ",
 }
 
 
