@@ -74,7 +74,7 @@ class AdaptationConf:
 
 @dataclass
 class IciiaRoundsConf(RoundsConf):
-    """Rounds of scoring, one as a rule; or those in which devices train."""
+    """Rounds of scoring, one as a rule; or those in which devices train, at these rates."""
 
     count: int = bound(1, at_least=1)
 
