@@ -179,9 +179,9 @@ def run_candidate(
 
     Its scores are the means of its last rounds.
     """
+    experiment = replace(experiment, scores_unseen=True)  # for devices too: they may score
     conf = experiment.conf
-    kind = find_method(conf.method.name)
-    method = kind.server(replace(experiment, scores_unseen=True), lambda *_: None)
+    method = find_method(conf.method.name).server(experiment, lambda *_: None)
     method.prepare()
     started, scores = time.monotonic(), []
 
