@@ -12,9 +12,9 @@ import numpy as np
 from flwr.client import NumPyClient
 from safetensors.torch import load as load_safetensors
 
-from dccl_flower.codecs import CODECS, FP32, FP64
+from dccl_flower.codecs import CODECS, FP32, FP64, Codec
 from dccl_flower.data.batches import as_batches
-from dccl_flower.device import Device, Memory, encoded_answer
+from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import LACKS, DeviceStore, Parcel
 from dccl_flower.engine import peak_rss_mb
 from dccl_flower.flower.letters import BESIDE, HASH, PEAK, ROUND, SAMPLES
@@ -64,7 +64,7 @@ class DeviceClient(NumPyClient):
         device = self._device(config["device"], config)
         ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
         answer = self._half.turn(ask, device)
-        codec = CODECS[config["codec"]] if config["is-update"] else FP32
+        codec = _codec_up(config)
         told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
         return encoded_answer(codec, ask, answer, device.memory), int(answer.count), told
 
@@ -81,13 +81,14 @@ class DeviceClient(NumPyClient):
         keeps = {number: self._take_parcels(number, config) for number in config["devices"]}
         # Read once, for all of them.
         ask = self._ask(parameters, config, self._device(config["devices"][0], config), {})
-        codec, answers = CODECS[config["codec"]], []
+        codec, answers = _codec_up(config), []
         told: Metrics = {}
         for number, keep in keeps.items():
             device = self._device(number, config)
             answer = self._half.turn(replace(ask, keep=keep), device)
             update = encoded_answer(codec, ask, answer, device.memory)
-            state = codec.apply_update(update, ask.state)
+            like = None if config["is-update"] else answer.state
+            state = decoded_answer(codec, replace(ask, like=like), update)
             answers.append(Answer(number, state, answer.count, {}, answer.beside))
             each = {**answer.metrics, f"{SAMPLES}-each": int(answer.count), PEAK: peak_rss_mb()}
             for name, value in each.items():
@@ -128,6 +129,11 @@ class DeviceClient(NumPyClient):
                 raise ValueError(f"device {device} {LACKS} {digest}")
             parcels[name] = Parcel(digest, partial(self._store.get, device, digest))
         return parcels
+
+
+def _codec_up(config: Metrics) -> Codec:
+    """Return what encodes an answer: what is no update of the state sent goes up exactly."""
+    return CODECS[config["codec"]] if config["is-update"] else FP32
 
 
 def _lists(answer: Answer) -> dict[str, Sequence[float]]:

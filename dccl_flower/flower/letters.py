@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import FP64, Codec, State, check_finite
+from dccl_flower.codecs import FP32, FP64, Codec, State, check_finite
 from dccl_flower.device import decoded_answer
 from dccl_flower.flower.wire import check_count, ndarrays, to_arrays, to_state
 from dccl_flower.method import Answer, Ask
@@ -112,15 +112,21 @@ class Letter:
         contents = [RecordDict({"metrics": MetricRecord(metrics)}) for metrics in told]
         own = {} if is_merged else told[0]
         answer = Answer(devices[0], state, count, own, wanted, devices[1:])
-        # Trained, a state is as large as it was sent.
-        size = len(devices) * self.arrays.count_bytes() if is_merged else None
+        size = len(devices) * self._up.count_bytes() if is_merged else None
         return Reply(devices, answer, contents, peak, size)
 
     def _merged(self, codec: Codec, ask: Ask, arrays: Sequence[np.ndarray]) -> State:
+        if ask.like is not None:
+            return FP64.decode(arrays, ask.like)
         state = FP64.decode(arrays, ask.state)
         if codec.sends_changes:  # which are to be added to what was not rounded
             state = {name: tensor + self._rounded_off[name] for name, tensor in state.items()}
         return state
+
+    @cached_property
+    def _up(self) -> ArrayRecord:
+        """Arrays as large as those of one device's answer; trained, a state is as it was sent."""
+        return self.arrays if self.ask.like is None else to_arrays(dict(self.ask.like), FP32)
 
     @cached_property
     def _rounded_off(self) -> State:

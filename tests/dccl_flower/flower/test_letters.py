@@ -243,6 +243,19 @@ def test_what_comes_back_of_another_kind_is_read_exactly_whatever_the_codec():
     assert torch.equal(reply.answer.state["g"], other["g"])
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_merged_copy_of_another_kind_is_read_as_it_is_and_counts_as_what_its_devices_sent(codec):
+    other = {"g": torch.tensor([1 / 3, -2.0])}
+    reply = letter(STATE, codec, like=other).read(several(exactly(other)))
+    assert torch.equal(reply.answer.state["g"], other["g"].double())
+    assert reply.merged_bytes == 2 * to_arrays(other).count_bytes()
+
+
+def test_a_merged_answer_may_bring_no_state():
+    reply = letter(STATE, "int8", like={}).read(several({}))
+    assert (reply.devices, reply.answer.count, reply.answer.state) == ([3, 1], 12, {})
+
+
 def test_lists_of_another_length_than_the_devices_are_refused():
     with pytest.raises(ValueError, match="replied with 1 values of 'loss'"):
         letter(STATE).read(several(STATE, loss=[0.5]))
