@@ -16,6 +16,7 @@ from dccl_flower.typed_yaml import read_table
 RUN_ARM = "dccl_flower.simulations.arms.comparison:run_arm"
 RUN_FOLDER = "run"  # below an arm's job
 BACKBONE = "method.backbone"  # by which a method takes the folder of a finished run
+SHARED = ("data", "split", "devices")  # sections that a run and what builds on it have in common
 Key = tuple[str, int]  # an arm's name and a seed
 
 
@@ -166,10 +167,12 @@ def plan_arms(
 ) -> dict[Key, ArmJob]:
     """Return the jobs of the arms, with ``over`` over what they set, and of those they build on.
 
-    Those that build on nothing come first, and of them the first arm: what is prepared once a seed
-    is thus ready for the others. Nothing is written. Raises ConfError where an arm is impossible,
-    or takes more steps than one that sets the budget.
+    The latter take of ``over`` what says who holds which samples, for both stand on the same. Those
+    that build on nothing come first, and of them the first arm: what is prepared once a seed is
+    thus ready for the others. Nothing is written. Raises ConfError where an arm is impossible,
+    takes more steps than one that sets the budget, or builds on an arm and is given another run.
     """
+    _check_backbones(table, arms, over)
     depths = {name: len(table.bases(name)) for arm in arms for name in (arm, *table.bases(arm))}
     in_order = [name for name in table.arms if name in depths]
     first, *others = sorted(in_order, key=depths.__getitem__)
@@ -180,7 +183,7 @@ def plan_arms(
         above = table.arms[name].builds_on
         base = planned[above, seed] if above else None
         backbone = [f"{BACKBONE}={base.run}"] if base else []
-        own = over if name in arms else ()
+        own = over if name in arms else [each for each in over if _section(each) in SHARED]
         found = arm_conf(table, name, conf, seed, [*own, *backbone])
         title = ", ".join([name, *own, f"seed {seed}"])
         key = content_key(code_digest(), name, dump_conf(found))
@@ -194,6 +197,19 @@ def plan_arms(
 def steps_of(conf: Conf) -> int:
     """Return how many steps each side trains."""
     return conf.rounds.count * conf.rounds.local_steps
+
+
+def _section(override: str) -> str:
+    return override.partition("=")[0].split(".")[0]
+
+
+def _check_backbones(table: ArmTable, arms: Collection[str], over: Sequence[str]) -> None:
+    given = next((each for each in over if each.partition("=")[0] == BACKBONE), None)
+    for name in arms:
+        above = table.arms[name].builds_on
+        if given is not None and above is not None:
+            allowed = "expected only where an arm builds on none"
+            raise ConfError(f"arm {name}: {given}: it builds on the run of {above}; {allowed}")
 
 
 def _check_steps(table: ArmTable, planned: Collection[ArmJob]) -> None:

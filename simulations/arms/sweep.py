@@ -61,9 +61,10 @@ def only_itself(conf: Conf, name: str) -> tuple[ArmTable, Conf]:
 
 
 def plan_sweep(table: ArmTable, conf: Conf, sweep: Sweep, root: Path) -> dict[SweptKey, ArmJob]:
-    """Return the jobs of all values; what only another builds on does not take the values.
+    """Return the jobs of all values.
 
-    Such an arm's job is the same under each value. Nothing is written. Raises ConfError where an
+    What only another builds on takes values of sections that both share, or else none, and then its
+    job is the same under each. Nothing is written. Raises ConfError where an
     arm with one of the values is impossible.
     """
     planned: dict[SweptKey, ArmJob] = {}

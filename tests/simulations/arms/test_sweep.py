@@ -16,6 +16,7 @@ from dccl_flower.simulations.arms.sweep import (
 )
 
 TABLE = load_arms("dc_ccl")
+BUILT = ArmTable({"base": Arm("B"), "top": Arm("T", ["method.name=other"], builds_on="base")})
 WORDS = st.text(st.characters(exclude_characters=",[](){}"), min_size=1).map(str.strip)
 
 
@@ -115,12 +116,36 @@ def test_a_configuration_may_be_the_only_arm(tmp_path):
 
 
 def test_what_an_arm_builds_on_takes_the_values_only_where_it_is_named(tmp_path, other_method):
-    table = ArmTable({"base": Arm("B"), "top": Arm("T", ["method.name=other"], builds_on="base")})
-    alone = planned_of(["1", "2"], ["top"], tmp_path, "method.depth", table, "cifar10")
+    alone = planned_of(["1", "2"], ["top"], tmp_path, "method.depth", BUILT, "cifar10")
     assert alone["1", "base", 0].job == alone["2", "base", 0].job
     assert alone["1", "top", 0].conf.method.backbone == alone["2", "top", 0].conf.method.backbone
-    both = planned_of(["0.1", "0.2"], ["top", "base"], tmp_path, table=table, conf="cifar10")
+    both = planned_of(["0.1", "0.2"], ["top", "base"], tmp_path, table=BUILT, conf="cifar10")
     for value in ("0.1", "0.2"):
         base, top = both[value, "base", 0], both[value, "top", 0]
         assert (base.conf.rounds.lr, top.conf.rounds.lr) == (float(value), float(value))
         assert (top.conf.method.backbone, top.job.builds_on) == (str(base.run), base.job)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("data.train_fraction", ["0.5", "0.25"]),
+        ("split.device_fraction", ["0.2", "0.4"]),
+        ("devices.count", ["20", "30"]),
+        ("devices", ["{count: 20}", "{count: 30}"]),
+    ],
+)
+def test_what_an_arm_builds_on_stands_on_the_same_data(tmp_path, other_method, key, values):
+    planned = planned_of(values, ["top"], tmp_path, key, BUILT, "cifar10")
+    for value in values:
+        base, top = planned[value, "base", 0], planned[value, "top", 0]
+        for part in ("data", "split", "devices"):
+            assert getattr(base.conf, part) == getattr(top.conf, part)
+        assert (top.conf.method.backbone, top.job.builds_on) == (str(base.run), base.job)
+    assert len({planned[value, "base", 0].job.key for value in values}) == 2
+
+
+def test_an_arm_that_builds_on_another_takes_no_other_run(tmp_path, other_method):
+    message = r"^arm top: method\.backbone=a/run: it builds on the run of base; expected only where"
+    with pytest.raises(ConfError, match=message):
+        planned_of(["a/run"], ["base", "top"], tmp_path, "method.backbone", BUILT, "cifar10")
