@@ -72,9 +72,9 @@ def cell(value: float | None, style: str, factor: float = 1) -> str:
     return "-" if value is None else f"{factor * value:{style}}"
 
 
-def gap_closed(score: float, low: float | None, high: float | None) -> float | None:
-    """Return which share of the way from low to high a score lies at, None without such a way."""
-    if low is None or high is None or low == high:
+def gap_closed(score: float | None, low: float | None, high: float | None) -> float | None:
+    """Return which share of the way from low to high a score lies at, None where one is missing."""
+    if score is None or low is None or high is None or low == high:
         return None
     return (score - low) / (high - low)
 

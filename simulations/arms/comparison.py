@@ -34,18 +34,21 @@ def run_arms(
 ) -> None:
     """Run the arms that are not done yet, then write and print the comparison of those that are.
 
-    Raises ConfError before anything runs, and RunError afterwards where an arm failed.
+    Raises ConfError before anything runs, and RunError afterwards where an arm failed or first
+    scores differ.
     """
     planned = plan_arms(table, conf, arms, seeds, folder)
     check_planned(each for (_, seed), each in planned.items() if seed == seeds[0])
     outcomes = run_jobs([each.lay_down() for each in planned.values()], side_by_side)
     ended = zip(planned, outcomes, strict=True)
     results = {key: outcome.result for key, outcome in ended if outcome.result is not None}
+    failures = failures_of(outcomes)
     if results:
         comparison = Comparison(table, results)
+        failures += comparison.differing
         click.echo(write_comparison(comparison, f"Arms on {conf.name}", command, folder))
     click.echo(f"comparison: {folder}")
-    raise_failures(failures_of(outcomes))
+    raise_failures(failures)
 
 
 def check_planned(planned: Iterable[ArmJob]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from dccl_flower.simulations import reports
 from dccl_flower.simulations.arms.arms import ArmTable, Key
 from dccl_flower.simulations.reports import cell, spread, spread_cell, table
-from dccl_flower.simulations.superlink import RunError
 
 MILESTONES = (0.5, 0.8, 0.9)
 SWING_ROUNDS = 10
@@ -31,17 +30,23 @@ class Comparison:
     where one of the two is missing. A swing is the largest change of the first score from one round
     to the next among the last ten. ``summary`` has for every arm each value by seed, its mean, and
     its sample standard deviation; ``curves`` for the arms drawn so, by round, (bytes a device, mean
-    gap closed, deviation). Raises RunError where arms differ in what their first score is.
+    gap closed, deviation). ``differing``: a line on each arm whose first score is another one than
+    that of the first arm, against which no gap is measured.
     """
 
     def __init__(self, table: ArmTable, results: Mapping[Key, Mapping[str, Any]]) -> None:
         self.table = table
         self.results = results
-        first = first_score({name: result["scores"] for (name, _), result in results.items()})
+        by_arm = {name: result["scores"] for (name, _), result in results.items()}
+        first, self.differing = first_score(by_arm)
         self.seeds = sorted({seed for _, seed in results})
         scores = (name for result in results.values() for name in result["scores"])
         self.scores = list(dict.fromkeys(scores))
-        self._first = {key: result["scores"][first] for key, result in results.items()}
+        self._first = {
+            key: result["scores"][first]
+            for key, result in results.items()
+            if _first_of(result["scores"]) == first
+        }
         names = [name for name in table.arms if any(arm == name for arm, _ in results)]
         self.summary = {name: self._summary(name) for name in names}
         curves = {name: self._curve(name) for name in names if table.arms[name].curve}
@@ -51,17 +56,18 @@ class Comparison:
         """Return an arm's name in tables and plots."""
         return self.table.arms[name or ""].title
 
-    def gap_closed(self, score: float, seed: int) -> float | None:
+    def gap_closed(self, score: float | None, seed: int) -> float | None:
         """Return which share of the way from the low arm to the high one a score lies at."""
         ends = (self.table.low or "", self.table.high or "")
         return reports.gap_closed(score, *(self._first.get((arm, seed)) for arm in ends))
 
     def _summary(self, name: str) -> dict[str, Any]:
-        first, rows = self.scores[0], {}
+        rows: dict[int, dict[str, Any]] = {}
         for seed in self.seeds:
             if result := self.results.get((name, seed)):
-                swing = largest_swing([each[first] for each in result["rounds"]])
-                gap = self.gap_closed(self._first[name, seed], seed)
+                own = _first_of(result["scores"])
+                swing = largest_swing([each[own] for each in result["rounds"]])
+                gap = self.gap_closed(self._first.get((name, seed)), seed)
                 rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
         summary: dict[str, Any] = {"title": self.title(name)}
         for key in (*self.scores, *(key for _, key, _, _ in COSTS)):
@@ -73,7 +79,7 @@ class Comparison:
         ways = {
             seed: result["rounds"]
             for (arm, seed), result in self.results.items()
-            if arm == name and self.gap_closed(0, seed) is not None
+            if arm == name and self.gap_closed(self._first.get((arm, seed)), seed) is not None
         }
         points = []
         for rounds in zip(*ways.values(), strict=False):
@@ -84,17 +90,19 @@ class Comparison:
         return points
 
 
-def first_score(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the name of the score that counts. Raises RunError where it is not everybody's."""
+def first_score(scores: Mapping[str, Mapping[str, float]]) -> tuple[str, list[str]]:
+    """Return the name of the score that counts, and a line on each whose first is another one."""
     (who, names), *others = scores.items()
-    first = next(iter(names))
-    for other, found in others:
-        if (name := next(iter(found))) != first:
-            raise RunError(
-                f"{other}: its first score is {name} and that of {who} is {first}; "
-                "they cannot be compared"
-            )
-    return first
+    first = _first_of(names)
+    return first, [
+        f"{other}: its first score is {name} and that of {who} is {first}; they cannot be compared"
+        for other, found in others
+        if (name := _first_of(found)) != first
+    ]
+
+
+def _first_of(scores: Mapping[str, float]) -> str:
+    return next(iter(scores))
 
 
 def columns(scores: Sequence[str]) -> list[tuple[str, str, float, str]]:

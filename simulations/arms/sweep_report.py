@@ -15,7 +15,7 @@ from dccl_flower.simulations.reports import spread, spread_cell, table
 class SweepComparison:
     """Results by value, arm and seed: ``summaries`` has, by value, what a comparison of arms has.
 
-    Raises RunError where values or arms differ in what their first score is.
+    ``differing``: a line on each arm and value whose first score is another one than the first's.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class SweepComparison:
             f"{name}, {sweep.key}={value}": result["scores"]
             for (value, name, _), result in results.items()
         }
-        self.first = first_score(scores)
+        self.first, self.differing = first_score(scores)
         self.scores = list(dict.fromkeys(name for found in scores.values() for name in found))
         self.seeds = sorted({seed for *_, seed in results})
         self.versions = next(iter(results.values()))["versions"]
@@ -40,9 +40,9 @@ class SweepComparison:
     def points(self, name: str) -> dict[str, tuple[float, float]]:
         """Return mean and deviation of an arm's first score by value."""
         return {
-            value: (summary[name][self.first]["mean"], summary[name][self.first]["std"] or 0.0)
+            value: (found["mean"], found["std"] or 0.0)
             for value, summary in self.summaries.items()
-            if name in summary
+            if (found := _found(summary.get(name, {}), self.first))["mean"] is not None
         }
 
     def content(self) -> dict[str, Any]:

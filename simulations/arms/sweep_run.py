@@ -21,7 +21,8 @@ def run_sweep(
 ) -> None:
     """Run what is not done yet, then write and print the table over the values that are.
 
-    Raises ConfError before anything runs, and RunError afterwards where a job failed.
+    Raises ConfError before anything runs, and RunError afterwards where a job failed or first
+    scores differ.
     """
     planned = plan_sweep(table, conf, sweep, folder)
     distinct = {each.job.folder: each for each in planned.values()}
@@ -34,11 +35,13 @@ def run_sweep(
         result = ended[each.job.folder]
         if name in sweep.arms and result is not None:
             results[value, name, seed] = result
+    failures = failures_of(outcomes)
     if results:
         comparison = SweepComparison(table, sweep, results)
+        failures += comparison.differing
         click.echo(write_sweep(comparison, f"{sweep.key} on {conf.name}", command, folder))
     click.echo(f"sweep: {folder}")
-    raise_failures(failures_of(outcomes))
+    raise_failures(failures)
 
 
 def write_sweep(comparison: SweepComparison, title: str, command: str, folder: Path) -> str:

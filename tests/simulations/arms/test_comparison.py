@@ -62,7 +62,7 @@ def test_what_builds_on_a_finished_run_is_checked(tmp_path, monkeypatch, other_m
     assert [conf.method.name for conf in checked] == ["dc_ccl", "other"]
 
 
-def test_first_scores_of_other_names_are_one_clear_line(tmp_path, monkeypatch, checked):
+def test_first_scores_of_other_names_are_one_line_after_the_table(tmp_path, monkeypatch, checked):
     table = load_arms("dc_ccl")
 
     def other_score(conf):
@@ -72,3 +72,6 @@ def test_first_scores_of_other_names_are_one_clear_line(tmp_path, monkeypatch, c
         RunError, match=r"^published: its first score is accuracy and that of mimic"
     ):
         compare(monkeypatch, other_score, table, ["mimic", "published"], tmp_path)
+    report = json.loads((tmp_path / "arms.json").read_text())["arms"]
+    assert (report["mimic"]["ndcg"]["mean"], report["published"]["accuracy"]["mean"]) == (0.1, 0.5)
+    assert (tmp_path / "arms.png").exists()

@@ -5,7 +5,6 @@ import pytest
 from dccl_flower.simulations.arms.arms import load_arms
 from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
 from dccl_flower.simulations.arms.report import Comparison, largest_swing, markdown
-from dccl_flower.simulations.superlink import RunError
 
 TABLE = load_arms("dc_ccl")
 
@@ -90,12 +89,21 @@ def test_markdown_holds_the_command_and_three_tables():
     assert "| mimic: logit mse | 2.00 |" in text
 
 
-def test_arms_whose_first_scores_have_other_names_cannot_be_compared():
-    other = {"scores": {"logit_mse": 1.0, "accuracy": 0.5}}
-    results = {**RESULTS, ("strict", 1): {**RESULTS["strict", 1], **other}}
-    message = r"^strict: its first score is logit_mse and that of cloud-submodel is accuracy; they"
-    with pytest.raises(RunError, match=message):
-        Comparison(TABLE, results)
+def test_arms_whose_first_scores_have_other_names_have_rows_without_a_gap():
+    assert Comparison(TABLE, RESULTS).differing == []
+    fit = [{"logit_mse": error, "bytes_a_device": 1e6} for error in (3.0, 1.0)]
+    other = {**result(0.5), "scores": {"logit_mse": 1.0, "accuracy": 0.5}, "rounds": fit}
+    kept = {key: value for key, value in RESULTS.items() if key[0] != "strict"}
+    comparison = Comparison(TABLE, {**kept, ("strict", 0): other})
+    assert comparison.differing == [
+        "strict: its first score is logit_mse and that of cloud-submodel is accuracy; "
+        "they cannot be compared"
+    ]
+    row = comparison.summary["strict"]
+    found = {key: row[key]["mean"] for key in ("logit_mse", "accuracy", "gap_closed", "swing")}
+    assert found == {"logit_mse": 1.0, "accuracy": 0.5, "gap_closed": None, "swing": 2.0}
+    assert comparison.summary["central-m"]["gap_closed"]["mean"] == pytest.approx(1.0)
+    assert comparison.curves == {}
 
 
 def test_plots_are_written(tmp_path):

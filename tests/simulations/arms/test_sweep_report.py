@@ -6,7 +6,6 @@ from fake_runs import result_of
 from dccl_flower.simulations.arms.arms import load_arms
 from dccl_flower.simulations.arms.sweep import Sweep
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, markdown
-from dccl_flower.simulations.superlink import RunError
 
 TABLE = load_arms("dc_ccl")
 SWEEP = Sweep("exemplars", ["", "100", "200"], ["strict", "mimic"], [0, 1])
@@ -52,8 +51,12 @@ def test_gaps_close_between_the_ends_at_the_same_value():
         assert summaries[value]["strict"]["gap_closed"]["mean"] == pytest.approx(0.25)
 
 
-def test_values_that_differ_in_their_first_score_cannot_be_compared():
+def test_values_that_differ_in_their_first_score_have_rows_and_no_point():
+    assert SweepComparison(TABLE, SWEEP, RESULTS).differing == []
     results = {**RESULTS, ("100", "strict", 0): result_of(ndcg=0.3)}
-    message = r"^strict, exemplars=100: its first score is ndcg and that of strict, exemplars= is"
-    with pytest.raises(RunError, match=message):
-        SweepComparison(TABLE, SWEEP, results)
+    comparison = SweepComparison(TABLE, SWEEP, results)
+    (line,) = comparison.differing
+    assert line.startswith("strict, exemplars=100: its first score is ndcg and that of strict, exe")
+    assert list(comparison.points("strict")) == ["", "200"]
+    text = markdown(comparison, "Sweep", "dccl sweep digits")
+    assert "| 100 | DC-CCL at its best, strict | - | - | 30.0 | 2 |" in text

@@ -82,6 +82,19 @@ def test_a_failure_is_told_after_the_table_of_the_others(tmp_path, sweeping):
     assert list(json.loads((tmp_path / "sweep.json").read_text())["values"]) == ["0.1"]
 
 
+def test_first_scores_that_differ_are_told_after_the_table(tmp_path, sweeping):
+    def score(conf):
+        return result_of(ndcg=0.1) if conf.rounds.lr == 0.2 else by_rate(conf)
+
+    with pytest.raises(
+        RunError, match=r"^strict, rounds\.lr=0\.2: its first score is ndcg and that"
+    ):
+        sweeping(Sweep("rounds.lr", ["0.1", "0.2"], ["strict"], [0]), score)
+    values = json.loads((tmp_path / "sweep.json").read_text())["values"]
+    assert values["0.2"]["strict"]["ndcg"]["mean"] == 0.1
+    assert (tmp_path / "sweep.png").exists()
+
+
 def test_where_all_fail_there_is_no_table(tmp_path, sweeping):
     with pytest.raises(RunError, match=r"no data"):
         sweeping(Sweep("rounds.lr", ["2"], ["strict"], [0]))
