@@ -67,7 +67,7 @@ class SuperLink:
     faster is left as Flower has it; the user's own environment wins over that.
     """
 
-    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool) -> None:
+    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool = True) -> None:
         self._log_path = log_path
         self._port = port
         # flwr starts a SuperLink of its own where it finds none, unless it is given an address.
