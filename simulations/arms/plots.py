@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dccl_flower.simulations.arms.report import Comparison
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, shown_value
@@ -91,6 +91,8 @@ def plot_sweep(comparison: SweepComparison, title: str, path: Path) -> None:
             axes.tick_params("x", rotation=20)
     elif min(numbers) > 0 and max(numbers) / min(numbers) >= DECADES:
         axes.set_xscale("log")
+    elif all(number.is_integer() for number in numbers):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=sweep.key, ylabel=f"test {comparison.first.replace('_', ' ')}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
