@@ -198,7 +198,7 @@ def test_a_conf_made_in_python_is_looked_at_too():
 
 @pytest.mark.parametrize("name", conf_names())
 def test_a_dumped_conf_loads_back_equal(tmp_path, name):
-    conf = load_conf(name, ["seed=5", "devices.per_round=2", "model.base=timm/resnet18"])
+    conf = load_conf(name, ["seed=5", "rounds.timeout=7", "model.base=timm/resnet18"])
     assert load_conf(write_yaml(tmp_path, dump_conf(conf))) == conf
 
 
