@@ -19,10 +19,17 @@ class MethodConf:
 
 @dataclass
 class DataConf:
-    """Where the images come from; a local folder of parquet wins over the hub name."""
+    """Where the data come from; what lies under a path wins over the name."""
+
+    name: str = ""
+    path: str | None = path()
+
+
+@dataclass
+class ImageDataConf(DataConf):
+    """Where the images come from: the hub, or a local folder of parquet."""
 
     name: str = "digits"
-    path: str | None = path()
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
@@ -45,26 +52,34 @@ class SplitConf:
 
 @dataclass
 class DevicesConf:
-    """The federation: how many devices, how many a round, how their data are drawn.
+    """The federation: how many devices there are, how many a round, and what they keep where.
 
-    ``draws``: each has ``samples`` images drawn with replacement; there may be more devices than
-    images. ``heterogeneity``: the share of its samples that a device keeps while the rest of all is
-    mixed and dealt out anew; at 0 all are alike. ``profiles`` names tiers, by which a virtual clock
-    runs: of ``over_sampling`` times the cohort the first to answer count, within ``deadline``
-    virtual seconds.
+    ``profiles`` names tiers, by which a virtual clock runs: of ``over_sampling`` times the cohort
+    the first to answer count, within ``deadline`` virtual seconds.
     """
 
     count: int = bound(10, at_least=1)
     per_round: int | None = None
+    store: str | None = path()
+    profiles: str | None = path(".yaml", ".yml")
+    deadline: float | None = bound(None, above=0)
+    over_sampling: float = bound(1.0, at_least=1)
+
+
+@dataclass
+class ImageDevicesConf(DevicesConf):
+    """How images are dealt out to devices.
+
+    ``draws``: each has ``samples`` images drawn with replacement; there may be more devices than
+    images. ``heterogeneity``: the share of its samples that a device keeps while the rest of all is
+    mixed and dealt out anew; at 0 all are alike.
+    """
+
     partitioner: Literal["iid", "dirichlet", "pathological", "natural", "draws"] = "iid"
     alpha: float = bound(0.5, above=0)
     classes_per_device: int = bound(2, at_least=1)
     heterogeneity: float = share(1.0)
     samples: int = bound(50, at_least=1)
-    store: str | None = path()
-    profiles: str | None = path(".yaml", ".yml")
-    deadline: float | None = bound(None, above=0)
-    over_sampling: float = bound(1.0, at_least=1)
 
 
 @dataclass
@@ -217,9 +232,7 @@ class Conf:
     seed: int = bound(0, at_least=0)
     method: MethodConf = section(MethodConf)
     data: DataConf = section(DataConf)
-    split: SplitConf = section(SplitConf)
     devices: DevicesConf = section(DevicesConf)
-    model: ModelConf = section(ModelConf)
     rounds: RoundsConf = section(RoundsConf)
     target_gain: float | None = None
     wire: WireConf = section(WireConf)
@@ -228,13 +241,7 @@ class Conf:
 
     def check(self) -> None:
         """Raise ConfError for values that do not go with one another."""
-        if self.split.by == "fraction" and self.split.device_fraction in (0, 1):
-            given = f"split.device_fraction={self.split.device_fraction}"
-            raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
         devices = self.devices
-        if devices.heterogeneity != 1 and devices.partitioner in ("natural", "draws"):
-            given = f"devices.heterogeneity={devices.heterogeneity}"
-            raise ConfError(f"{given}: must be 1 with devices.partitioner={devices.partitioner}")
         parts = {"devices.per_round": devices.per_round, "runtime.nodes": self.runtime.nodes}
         for key, value in parts.items():
             if value is not None and not 1 <= value <= devices.count:
@@ -245,7 +252,28 @@ class Conf:
 
 
 @dataclass
-class SubmodelsConf(Conf):
+class ImageConf(Conf):
+    """An experiment with images, of which the cloud and the devices hold parts."""
+
+    data: ImageDataConf = section(ImageDataConf)
+    split: SplitConf = section(SplitConf)
+    devices: ImageDevicesConf = section(ImageDevicesConf)
+    model: ModelConf = section(ModelConf)
+
+    def check(self) -> None:
+        """Raise ConfError for values that do not go with one another."""
+        if self.split.by == "fraction" and self.split.device_fraction in (0, 1):
+            given = f"split.device_fraction={self.split.device_fraction}"
+            raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
+        devices = self.devices
+        if devices.heterogeneity != 1 and devices.partitioner in ("natural", "draws"):
+            given = f"devices.heterogeneity={devices.heterogeneity}"
+            raise ConfError(f"{given}: must be 1 with devices.partitioner={devices.partitioner}")
+        super().check()
+
+
+@dataclass
+class SubmodelsConf(ImageConf):
     """An experiment with a base model that is cut in two, and a mimic of its larger part."""
 
     model: MimicModelConf = section(MimicModelConf)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from dccl_flower.files import write_aside
 from dccl_flower.method import Answer, Ask
 from dccl_flower.seeds import isolated_rng, torch_generator
 
-Load = Callable[[int], Batches]
+Load = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,15 @@ class Device:
     memory: Memory
 
     @cached_property
-    def batches(self) -> Batches:
-        """The device's own samples."""
+    def own(self) -> Any:
+        """The device's own samples, in the form that the experiment loads them in."""
         return self.load(self.number)
+
+    @property
+    def batches(self) -> Batches:
+        """The device's own samples, of an experiment that loads them in batches."""
+        batches: Batches = self.own
+        return batches
 
     def example(self) -> torch.Tensor:
         """Return two of the device's images, to measure models by."""

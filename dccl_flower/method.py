@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dccl_flower.experiment import Experiment
     from dccl_flower.fleet.tiers import Workload
 
+E = TypeVar("E", bound="Experiment")
 OnProgress = Callable[[str, int, int], None]
 GROUP = "dccl_flower.methods"
 
@@ -122,19 +123,21 @@ class DeviceHalf(Protocol):
 
 
 @dataclass(frozen=True)
-class MethodKind:
+class MethodKind(Generic[E]):
     """One row of the methods: its configuration, and how its two halves are made from one.
 
+    ``open`` reads the data of a configuration, and raises ConfError where that is impossible.
     ``check`` raises ConfError where the models do not go with the data or each other, and returns
     what a turn takes a device, before anything is trained; None where devices have no part.
     ``served`` gives what a device that only serves computes for a batch: modules and their inputs.
     """
 
     conf: type[Conf]
-    server: Callable[[Experiment, OnProgress], Method]
-    device: Callable[[Experiment], DeviceHalf]
-    check: Callable[[Experiment], Workload | None]
-    served: Callable[[Experiment], Mapping[str, tuple[nn.Module, Tensor]]] | None = None
+    open: Callable[[Conf], E]
+    server: Callable[[E, OnProgress], Method]
+    device: Callable[[E], DeviceHalf]
+    check: Callable[[E], Workload | None]
+    served: Callable[[E], Mapping[str, tuple[nn.Module, Tensor]]] | None = None
 
 
 def method_names() -> list[str]:
@@ -143,11 +146,11 @@ def method_names() -> list[str]:
 
 
 @cache
-def find_method(name: str) -> MethodKind:
+def find_method(name: str) -> MethodKind[Any]:
     """Return a method by its name. Raises ConfError for an unknown one."""
     found = entry_points(group=GROUP, name=name)
     if not found:
         known = ", ".join(method_names())
         raise ConfError(f"method.name={name}: unknown method; known are {known}")
-    kind: MethodKind = next(iter(found)).load()
+    kind: MethodKind[Any] = next(iter(found)).load()
     return kind

@@ -12,8 +12,6 @@ import torch
 from dccl_flower.codecs import CODECS
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import load_conf
-from dccl_flower.data.images import open_images
-from dccl_flower.data.plan import open_plan
 from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.profiles import fleet_of
 from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
@@ -22,14 +20,11 @@ from dccl_flower.method import find_method
 
 
 def open_experiment(conf: Conf) -> Experiment:
-    """Decode and split the data of a configuration, or find them done.
-
-    Raises ConfError where the data or the split is impossible.
-    """
+    """Return a configuration with its data. Raises ConfError where these are impossible."""
     if conf.runtime.gpu and not torch.cuda.is_available():
         raise ConfError("runtime.gpu=true: torch sees no GPU here")
-    images = open_images(conf.data)
-    return Experiment(conf, images, open_plan(conf, images))
+    experiment: Experiment = find_method(conf.method.name).open(conf)
+    return experiment
 
 
 def check_devices(experiment: Experiment) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import conf_names, load_conf
+from dccl_flower.method import find_method
 from dccl_flower.simulations.reports import spread, spread_cell, table
 
 Results = dict[str, Any]
@@ -69,13 +70,18 @@ def _read(folder: Path) -> Results:
 def _label(conf: dict[str, Any]) -> str:
     """Return the configuration's name and what was set differently from the one of that name."""
     name = conf["name"]
-    usual = dict(_flat(asdict(load_conf(name) if name in conf_names() else Conf())))
+    usual = dict(_flat(asdict(load_conf(name) if name in conf_names() else _defaults(conf))))
     changed = [
         f"{key}={value}"
         for key, value in _flat(conf)
         if usual.get(key) != value and not key.startswith(PLACE_KEYS)
     ]
     return " ".join([name, *changed])
+
+
+def _defaults(conf: dict[str, Any]) -> Conf:
+    kind: type[Conf] = find_method(conf["method"]["name"]).conf
+    return kind()
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from dccl_flower.config import MethodConf, section
 from dccl_flower.data.batches import endless
-from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.exemplars import class_counts
 from dccl_flower.learning.fusion import State
@@ -52,7 +52,7 @@ class PooledCo(DcCclServer):
     mixed batches: rounds only tell the rate.
     """
 
-    def __init__(self, experiment: Experiment, *of_dc_ccl: Any) -> None:
+    def __init__(self, experiment: ImageExperiment, *of_dc_ccl: Any) -> None:
         super().__init__(*of_dc_ccl)
         conf = conf_of(experiment)
         of_devices = experiment.cohort_size * conf.rounds.device_batch_size
@@ -127,12 +127,12 @@ class Base(ServedAlone):
         return dc_ccl.check(self.experiment)
 
 
-def _method(experiment: Experiment) -> CentralMethodConf:
+def _method(experiment: ImageExperiment) -> CentralMethodConf:
     assert isinstance(experiment.conf, CentralConf)
     return experiment.conf.method
 
 
-def _server(experiment: Experiment, on_progress: OnProgress) -> Method:
+def _server(experiment: ImageExperiment, on_progress: OnProgress) -> Method:
     model = _method(experiment).model
     if model == "base":
         return Base(base_model(experiment), experiment)
@@ -140,8 +140,8 @@ def _server(experiment: Experiment, on_progress: OnProgress) -> Method:
     return dc_ccl.build_server(experiment, on_progress, kind)
 
 
-def _check(experiment: Experiment) -> None:
+def _check(experiment: ImageExperiment) -> None:
     dc_ccl.check(experiment)
 
 
-CENTRAL = MethodKind(CentralConf, _server, dc_ccl.build_device, _check)
+CENTRAL = MethodKind(CentralConf, ImageExperiment.open, _server, dc_ccl.build_device, _check)

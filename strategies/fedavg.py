@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from dccl_flower.config import (
-    Conf,
     ConfError,
     CutModelConf,
+    ImageConf,
     MimicModelConf,
     SubmodelsConf,
     section,
 )
-from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
 from dccl_flower.method import Ask, MethodKind, Round
@@ -32,7 +32,7 @@ from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train
 
 
 @dataclass
-class FedAvgConf(Conf):
+class FedAvgConf(ImageConf):
     """The model is DC-CCL's co-submodel: a slice of the base model, or one of its own.
 
     A shared stem stays whole, and trains as all else does.
@@ -62,7 +62,7 @@ class FedAvg(ServedAlone):
         return average(None, copies_of(answers.values()), 0.0)
 
 
-def _model(experiment: Experiment) -> nn.Module:
+def _model(experiment: ImageExperiment) -> nn.Module:
     conf, images = experiment.conf, experiment.images
     assert isinstance(conf, FedAvgConf)
     cut = SubmodelsConf(seed=conf.seed, model=MimicModelConf(**vars(conf.model)))
@@ -76,6 +76,7 @@ def _model(experiment: Experiment) -> nn.Module:
 
 FEDAVG = MethodKind(
     FedAvgConf,
+    ImageExperiment.open,
     lambda experiment, _: FedAvg(_model(experiment), experiment),
     lambda experiment: PlainDevice(_model(experiment), experiment.torch_device),
     lambda experiment: FedAvg(_model(experiment), experiment).workload(),

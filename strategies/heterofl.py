@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.config import Conf
+from dccl_flower.config import ImageConf
 from dccl_flower.data.batches import Batches
 from dccl_flower.device import Device
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.batch_statistics import is_statistic
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Fusion, State, average
@@ -113,7 +114,8 @@ def scaled(model: nn.Module, share: float) -> Iterator[None]:
 
 
 HETEROFL = MethodKind(
-    Conf,
+    ImageConf,
+    ImageExperiment.open,
     lambda experiment, _: HeteroFL(base_model(experiment), experiment),
     lambda experiment: HeteroFLDevice(base_model(experiment), experiment.torch_device),
     lambda experiment: HeteroFL(base_model(experiment), experiment).workload(),

@@ -14,8 +14,8 @@ from filelock import FileLock
 from dccl_flower.checkpoint import load_models, save_models
 from dccl_flower.codecs import State
 from dccl_flower.data.images import cache_root
-from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_folder
+from dccl_flower.image_experiment import ImageExperiment
 
 DIGEST_FILE = "SHA256"
 logger = logging.getLogger("dccl_flower")
@@ -44,7 +44,7 @@ def kept_models(name: str, make: Callable[[], dict[str, State]]) -> dict[str, St
         return models
 
 
-def cloud_key(experiment: Experiment, *facts: object) -> str:
+def cloud_key(experiment: ImageExperiment, *facts: object) -> str:
     """Return a hash of all that what the cloud trains on its own samples depends on.
 
     ``facts`` are plain values beside the data and the machine's settings.

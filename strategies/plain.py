@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from dccl_flower.data.batches import endless
 from dccl_flower.device import Device
-from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.profiles import co_shares, fleet_of
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import predict, score_sides
 from dccl_flower.learning.fusion import Fusion, State
@@ -83,7 +83,7 @@ class PlainDevice:
         return merge_answers(answers, Fusion())
 
 
-def base_model(experiment: Experiment) -> nn.Module:
+def base_model(experiment: ImageExperiment) -> nn.Module:
     """Build the uncut base model of a configuration."""
     images = experiment.images
     return build_base(experiment.conf, images.shape, images.num_classes)
@@ -92,7 +92,7 @@ def base_model(experiment: Experiment) -> nn.Module:
 class ServedAlone:
     """The server's half of one model that serves as it is: all but the rounds."""
 
-    def __init__(self, model: nn.Module, experiment: Experiment) -> None:
+    def __init__(self, model: nn.Module, experiment: ImageExperiment) -> None:
         self.model = model
         self.experiment = experiment
         self.rounds = experiment.conf.rounds

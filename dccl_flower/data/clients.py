@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dccl_flower.config import DevicesConf
+from dccl_flower.config import ImageDevicesConf
 from dccl_flower.data.partition import partition
 from dccl_flower.seeds import numpy_generator
 
@@ -16,7 +16,7 @@ def like_devices(
     rows: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
-    conf: DevicesConf,
+    conf: ImageDevicesConf,
     seed: int,
     count_key: str,
 ) -> list[np.ndarray]:

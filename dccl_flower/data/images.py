@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dccl_flower.config import ConfError, DataConf
+from dccl_flower.config import ConfError, ImageDataConf
 from dccl_flower.data.layout import SPLITS, parquet_files
 from dccl_flower.files import content_key, write_folder
 
@@ -56,7 +56,7 @@ def cache_root() -> Path:
     return Path(base) / "dccl-flower"
 
 
-def open_images(conf: DataConf) -> Images:
+def open_images(conf: ImageDataConf) -> Images:
     """Memory-map a data set, decoding it first where no process has done so yet.
 
     Raises ConfError for a path without parquet, missing columns or images of unequal size.
@@ -70,7 +70,7 @@ def open_images(conf: DataConf) -> Images:
     return Images(key, **arrays)
 
 
-def _images_key(conf: DataConf) -> str:
+def _images_key(conf: ImageDataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
     columns = (conf.image_column, conf.label_column, conf.group_column)
     facts: list[Any] = [FORMAT, conf.name, *columns, conf.rgb]
@@ -79,7 +79,7 @@ def _images_key(conf: DataConf) -> str:
     return f"images-{content_key(*facts)}"
 
 
-def _decode(conf: DataConf, folder: Path) -> None:
+def _decode(conf: ImageDataConf, folder: Path) -> None:
     splits = _load_splits(conf)
     shape: tuple[int, ...] = ()
     for split in SPLITS:
@@ -89,7 +89,7 @@ def _decode(conf: DataConf, folder: Path) -> None:
         np.save(folder / "groups.npy", _group_codes(splits["train"], conf.group_column))
 
 
-def _load_splits(conf: DataConf) -> DatasetDict:
+def _load_splits(conf: ImageDataConf) -> DatasetDict:
     from datasets import disable_progress_bars, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -131,7 +131,7 @@ def _filled_files(path: str) -> dict[str, list[str]]:
 
 
 def _decode_split(
-    conf: DataConf, rows: Dataset, folder: Path, split: str, shape: tuple[int, ...]
+    conf: ImageDataConf, rows: Dataset, folder: Path, split: str, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Write the pixels of images of one shape, that of the first where none is given; return it."""
     from datasets import ClassLabel, Image, Value
@@ -236,7 +236,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _decode_digits(conf: DataConf, folder: Path) -> None:
+def _decode_digits(conf: ImageDataConf, folder: Path) -> None:
     """Write scikit-learn's bundled digits, split once and for all seeds alike."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -252,7 +252,7 @@ def _decode_digits(conf: DataConf, folder: Path) -> None:
         np.save(folder / f"{name}.npy", part)
 
 
-def _write_noise(conf: DataConf, folder: Path) -> None:
+def _write_noise(conf: ImageDataConf, folder: Path) -> None:
     """Write images without content, of CIFAR-10's shape: for timing, which pixels do not change."""
     draw = np.random.default_rng(0)
     for split, size in NOISE_SIZES.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dccl_flower.config import ConfError, DevicesConf
+from dccl_flower.config import ConfError, ImageDevicesConf
 from dccl_flower.seeds import derive_seed, numpy_generator
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def partition(
     rows: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
-    conf: DevicesConf,
+    conf: ImageDevicesConf,
     seed: int,
     count_key: str = "devices.count",
 ) -> Sequence[np.ndarray]:
@@ -79,7 +79,7 @@ def _by_group(
 
 
 def _by_label(
-    rows: np.ndarray, labels: np.ndarray, conf: DevicesConf, seed: int, count_key: str
+    rows: np.ndarray, labels: np.ndarray, conf: ImageDevicesConf, seed: int, count_key: str
 ) -> list[np.ndarray]:
     from datasets import Dataset, disable_progress_bars
 
@@ -115,7 +115,7 @@ def _mixed(parts: list[np.ndarray], kept: float, seed: int) -> list[np.ndarray]:
     return [draw.permutation(np.concatenate(pair)) for pair in pairs]
 
 
-def _partitioner(conf: DevicesConf, seed: int) -> Partitioner:
+def _partitioner(conf: ImageDevicesConf, seed: int) -> Partitioner:
     from flwr_datasets import partitioner as library
 
     if conf.partitioner == "iid":

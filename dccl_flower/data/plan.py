@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dccl_flower.config import Conf
+from dccl_flower.config import ImageConf
 from dccl_flower.data.images import Images, cache_root
 from dccl_flower.data.partition import Draws, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
@@ -38,7 +38,7 @@ class Plan:
         return np.concatenate(self.devices)
 
 
-def open_plan(conf: Conf, images: Images) -> Plan:
+def open_plan(conf: ImageConf, images: Images) -> Plan:
     """Read the plan of a configuration, computing it first where no process has done so yet.
 
     Raises ConfError where the split or the partition is impossible.
@@ -58,7 +58,7 @@ def open_plan(conf: Conf, images: Images) -> Plan:
     return _read(folder, conf)
 
 
-def make_plan(conf: Conf, images: Images) -> Plan:
+def make_plan(conf: ImageConf, images: Images) -> Plan:
     """Split the training images into cloud, validation and one part a device."""
     labels = np.asarray(images.train_labels)
     rows = subset(labels, conf.data.train_fraction, conf.seed)
@@ -93,7 +93,7 @@ def _write(plan: Plan, folder: Path) -> None:
     )
 
 
-def _read(folder: Path, conf: Conf) -> Plan:
+def _read(folder: Path, conf: ImageConf) -> Plan:
     with np.load(folder / "plan.npz", allow_pickle=False) as stored:
         arrays = dict(stored)
     devices: Sequence[np.ndarray]

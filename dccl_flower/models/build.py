@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import Conf, ConfError, SubmodelsConf
+from dccl_flower.config import ConfError, ImageConf, SubmodelsConf
 from dccl_flower.models.control import CONTROLS, Submodels
 from dccl_flower.models.head import find_head
 from dccl_flower.models.normalisation import NORM_RULES
@@ -36,7 +36,7 @@ def build_submodels(conf: SubmodelsConf, shape: Shape, num_classes: int) -> Subm
     return Submodels(parts.cloud, parts.co, parts.mimic)
 
 
-def build_base(conf: Conf, shape: Shape, num_classes: int, fetch: bool = True) -> nn.Module:
+def build_base(conf: ImageConf, shape: Shape, num_classes: int, fetch: bool = True) -> nn.Module:
     """Build the uncut base model, with the weights that the submodels are cut from.
 
     Without ``fetch`` no pretrained weights are loaded. Raises ConfError where it does not go with

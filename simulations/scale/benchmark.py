@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dccl_flower.config import Conf
+from dccl_flower.config import Conf, with_submodels
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.experiment import open_experiment
@@ -165,7 +165,9 @@ class Measurement:
         """Return in which share of the later turns the mimic computes logits."""
         if control != "mimic":
             return 0.0
-        is_cached = self.conf.runtime.cache_logits and self.conf.data.augment == "none"
+        is_cached = (
+            self.conf.runtime.cache_logits and with_submodels(self.conf).data.augment == "none"
+        )
         return new_share if self.case.system == DCCL and is_cached else 1.0
 
 

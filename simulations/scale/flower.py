@@ -25,8 +25,13 @@ from dccl_flower.config import Conf, RoundsConf
 from dccl_flower.flower.device_app import Arrays
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.app.run_folder import claim_folder
-from dccl_flower.simulations.experiment import cached_experiment, device_store
-from dccl_flower.simulations.scale.workload import co_submodel, device_samples, train
+from dccl_flower.simulations.experiment import device_store
+from dccl_flower.simulations.scale.workload import (
+    co_submodel,
+    device_samples,
+    image_experiment,
+    train,
+)
 
 FIRST_TURN = "first_turn"
 server_app = ServerApp()
@@ -40,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     events = EventWriter(folder)
     events.write("started")
     try:
-        experiment = cached_experiment(str(context.run_config["conf"]), "")
+        experiment = image_experiment(str(context.run_config["conf"]))
         conf = experiment.conf
         torch.set_num_threads(conf.runtime.server_threads)
         strategy(conf).start(
@@ -127,7 +132,7 @@ def set_weights(net: nn.Module, parameters: Arrays) -> None:
 def client_fn(context: Context) -> Client:
     """Return the client of a node, which is the device of the same number."""
     conf_path = str(context.run_config["conf"])
-    experiment = cached_experiment(conf_path, "")
+    experiment = image_experiment(conf_path)
     torch.set_num_threads(experiment.conf.runtime.threads)
     first_turn = device_store(experiment.conf, context.run_id) / FIRST_TURN
     if not first_turn.exists():
@@ -142,7 +147,7 @@ def client_fn(context: Context) -> Client:
 @cache
 def _net(conf_path: str) -> nn.Module:
     """Build the co-submodel once a process."""
-    return co_submodel(cached_experiment(conf_path, ""))
+    return co_submodel(image_experiment(conf_path))
 
 
 client_app = ClientApp(client_fn=client_fn)

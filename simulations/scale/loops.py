@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dccl_flower.config import RoundsConf, with_submodels
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.method import Method, find_method
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.scale.workload import (
@@ -27,13 +27,13 @@ from dccl_flower.simulations.scale.workload import (
 )
 
 
-def prepare_cloud(experiment: Experiment, *_: object) -> dict[str, Any]:
+def prepare_cloud(experiment: ImageExperiment, *_: object) -> dict[str, Any]:
     """Leave what the method prepares in the cache."""
     _prepared(experiment)
     return {}
 
 
-def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
+def measure(experiment: ImageExperiment, *_: object) -> dict[str, Any]:
     """Take the turns and return what they cost; the mimic is taken from the cache."""
     conf, images = replace(with_submodels(experiment.conf), control="mimic"), experiment.images
     mimic = build_device_modules(conf, images.shape, images.num_classes)[1]
@@ -42,13 +42,13 @@ def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
     return loop(experiment, mimic.eval().requires_grad_(False))
 
 
-def _prepared(experiment: Experiment) -> Method:
+def _prepared(experiment: ImageExperiment) -> Method:
     method = find_method(experiment.conf.method.name).server(experiment, lambda *_: None)
     method.prepare()
     return method
 
 
-def loop(experiment: Experiment, mimic: nn.Module) -> dict[str, Any]:
+def loop(experiment: ImageExperiment, mimic: nn.Module) -> dict[str, Any]:
     """Return the costs of rounds without and, alternating with them, under the mimic's logits."""
     co = co_submodel(experiment)
     state = {name: tensor.clone() for name, tensor in co.state_dict().items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.simulations.scale.workload import (
     RoundMeter,
     co_submodel,
@@ -34,7 +34,7 @@ def is_installed() -> bool:
     return find_spec("pfl") is not None
 
 
-def measure(experiment: Experiment, *_: object) -> dict[str, Any]:
+def measure(experiment: ImageExperiment, *_: object) -> dict[str, Any]:
     """Return the costs of rounds of federated averaging.
 
     pfl scores every device before and after the turn in the first of its iterations, which is
@@ -112,7 +112,7 @@ class PflModule(nn.Module):
         return {"loss": Weighted(total, len(labels))}
 
 
-def pfl_model(experiment: Experiment) -> Any:
+def pfl_model(experiment: ImageExperiment) -> Any:
     """Return the co-submodel as pfl trains it, by the device's SGD; the server adds up changes."""
     from pfl.model.pytorch import PyTorchModel
 
@@ -121,7 +121,7 @@ def pfl_model(experiment: Experiment) -> Any:
     return PyTorchModel(module, sgd, torch.optim.SGD(module.parameters(), lr=1.0))
 
 
-def pfl_dataset(experiment: Experiment, device: int) -> Any:
+def pfl_dataset(experiment: ImageExperiment, device: int) -> Any:
     """Return a device's dataset as pfl has them, of as many samples as its steps take.
 
     pfl takes samples in order, epoch after epoch, and stops at the end of one.
@@ -134,7 +134,7 @@ def pfl_dataset(experiment: Experiment, device: int) -> Any:
     return Dataset(raw_data=[images[chosen], labels[chosen]], user_id=str(device))
 
 
-def cohort_sampler(experiment: Experiment) -> Callable[[], int]:
+def cohort_sampler(experiment: ImageExperiment) -> Callable[[], int]:
     """Return what gives pfl one device after the other, cohort by cohort."""
     devices = (d for number in count(1) for d in reversed(draw_cohort(experiment, number)))
     return partial(next, devices)

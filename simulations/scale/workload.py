@@ -13,11 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.config import RoundsConf, with_submodels
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.models.build import Parts
 from dccl_flower.seeds import numpy_generator
+from dccl_flower.simulations.experiment import cached_experiment
 
 Samples = tuple[Tensor, Tensor]
+
+
+def image_experiment(conf_path: str) -> ImageExperiment:
+    """Return the experiment of a run, built once a process."""
+    experiment = cached_experiment(conf_path, "")
+    assert isinstance(experiment, ImageExperiment)
+    return experiment
 
 
 @dataclass(frozen=True)
@@ -77,19 +85,19 @@ def per_turn(costs: Sequence[RoundCost]) -> dict[str, Any] | None:
     return {**means, "turns": turns}
 
 
-def co_submodel(experiment: Experiment) -> nn.Module:
+def co_submodel(experiment: ImageExperiment) -> nn.Module:
     """Build the co-submodel with its first weights."""
     conf, images = with_submodels(experiment.conf), experiment.images
     return Parts(conf, images.shape, images.num_classes).co
 
 
-def device_samples(experiment: Experiment, device: int) -> Samples:
+def device_samples(experiment: ImageExperiment, device: int) -> Samples:
     """Return a device's images (N, C, H, W), normalised, and labels (N,)."""
     images, labels = zip(*experiment.device_loader(device), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
-def draw_cohort(experiment: Experiment, server_round: int) -> list[int]:
+def draw_cohort(experiment: ImageExperiment, server_round: int) -> list[int]:
     """Return the devices of one round."""
     conf, size = experiment.conf, experiment.cohort_size
     draw = numpy_generator(conf.seed, "scale", "round", server_round)

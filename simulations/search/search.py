@@ -46,10 +46,10 @@ LAST_ROUNDS = 3
 def run_search(conf: Conf, folder: Path, side_by_side: int, command: str) -> None:
     """Search and write ``search.json`` and ``search.md``.
 
-    Raises ConfError where the configuration leaves no images to choose by.
+    Raises ConfError where the configuration leaves nothing but the test set to choose by.
     """
     space = load_space(conf.method.name)
-    open_experiment(conf).unseen_loader()
+    open_experiment(conf).on_unseen()
     headlines = headline_arms(load_arms(conf.arms.rows))
     progress = Progress(click.echo, num_jobs(space, len(headlines)), side_by_side)
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def run_candidate(
 
     Its scores are the means of its last rounds.
     """
-    experiment = replace(experiment, scores_unseen=True)  # for devices too: they may score
+    experiment = experiment.on_unseen()  # for devices too: they may score
     conf = experiment.conf
     method = find_method(conf.method.name).server(experiment, lambda *_: None)
     method.prepare()

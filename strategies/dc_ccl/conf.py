@@ -14,7 +14,7 @@ from dccl_flower.config import (
     bound,
     section,
 )
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 
 
 @dataclass
@@ -56,7 +56,7 @@ class DcCclConf(SubmodelsConf):
             raise ConfError(f"model.co_start=mimic: not with {given}, another architecture")
 
 
-def conf_of(experiment: Experiment) -> DcCclConf:
+def conf_of(experiment: ImageExperiment) -> DcCclConf:
     """Return the configuration with the sections of DC-CCL."""
     assert isinstance(experiment.conf, DcCclConf)
     return experiment.conf

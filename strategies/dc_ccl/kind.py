@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from dccl_flower.config import ConfError
-from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.profiles import co_shares, fleet_of
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.fusion import Fusion
 from dccl_flower.learning.widths import Widths
 from dccl_flower.method import MethodKind, OnProgress
@@ -21,7 +21,7 @@ from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, batch_fa
 from dccl_flower.strategies.dc_ccl.prepared import ReusedCloud, prepared_key
 
 
-def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
+def build_cloud(experiment: ImageExperiment, on_progress: OnProgress) -> Cloud:
     """Build the cloud with its models and data; with ``runtime.reuse`` it knows the cache."""
     conf = conf_of(experiment)
     models = build_submodels(conf, experiment.images.shape, experiment.images.num_classes)
@@ -45,7 +45,7 @@ def build_cloud(experiment: Experiment, on_progress: OnProgress) -> Cloud:
 
 
 def build_server(
-    experiment: Experiment,
+    experiment: ImageExperiment,
     on_progress: OnProgress,
     kind: Callable[..., DcCclServer] = DcCclServer,
 ) -> DcCclServer:
@@ -65,14 +65,14 @@ def build_server(
     return kind(cloud, settings, conf.rounds, fleet_of(conf), test)
 
 
-def build_device(experiment: Experiment) -> DcCclDevice:
+def build_device(experiment: ImageExperiment) -> DcCclDevice:
     """Build a device's half."""
     conf, images = conf_of(experiment), experiment.images
     co, control = build_device_modules(conf, images.shape, images.num_classes)
     return DcCclDevice(co, control, experiment.torch_device, conf.runtime.cache_logits)
 
 
-def check(experiment: Experiment) -> Workload:
+def check(experiment: ImageExperiment) -> Workload:
     """Return what a turn takes a device. Raises ConfError for what does not go together."""
     conf, images = conf_of(experiment), experiment.images
     if conf.exemplars > len(experiment.plan.cloud):
@@ -92,4 +92,4 @@ def check(experiment: Experiment) -> Workload:
     return Workload(conf.rounds, widths, experiment.example, control, factor)
 
 
-DC_CCL = MethodKind(DcCclConf, build_server, build_device, check)
+DC_CCL = MethodKind(DcCclConf, ImageExperiment.open, build_server, build_device, check)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dccl_flower.codecs import State
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.conf import conf_of
 from dccl_flower.strategies.kept import cloud_key, kept_models
@@ -35,7 +35,7 @@ class ReusedCloud(Cloud):
         return {name: states[name] for name in MODELS}
 
 
-def prepared_key(experiment: Experiment) -> str:
+def prepared_key(experiment: ImageExperiment) -> str:
     """Return a hash of everything that cloud submodel and mimic depend on."""
     conf = conf_of(experiment)
     model = replace(conf.model, co_start="base")  # which matters only later

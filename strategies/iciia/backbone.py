@@ -18,7 +18,7 @@ from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import open_images
 from dccl_flower.data.plan import open_plan
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import OnProgress
 from dccl_flower.models.build import build_base, build_submodels
@@ -32,7 +32,7 @@ CONF_FILE = "conf.yaml"
 SERVED = {"device": ("mimic", "co_submodel"), "cloud": ("cloud_submodel", "co_submodel")}
 
 
-def build_backbone(experiment: Experiment, fetch: bool = True) -> Featured:
+def build_backbone(experiment: ImageExperiment, fetch: bool = True) -> Featured:
     """Build what both halves compute features with; pretrained weights only where ``fetch`` says.
 
     Raises ConfError where a model does not go with the images, has no vector before its head, or
@@ -54,7 +54,7 @@ def build_backbone(experiment: Experiment, fetch: bool = True) -> Featured:
         raise ConfError(f"{key}: {error}") from error
 
 
-def load_weights(backbone: Featured, experiment: Experiment, on_progress: OnProgress) -> str:
+def load_weights(backbone: Featured, experiment: ImageExperiment, on_progress: OnProgress) -> str:
     """Give a backbone its weights, trained here or by the run; return a hash of where from."""
     conf = conf_of(experiment)
     if conf.method.backbone is not None:
@@ -98,7 +98,7 @@ def _load_run(backbone: Featured, folder: Path, roles: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _conf_of_run(folder: Path, experiment: Experiment) -> DcCclConf:
+def _conf_of_run(folder: Path, experiment: ImageExperiment) -> DcCclConf:
     """Return the configuration of a finished run of DC-CCL whose cloud held the same images."""
     where = f"method.backbone={folder}"
     if not (folder / "results.json").is_file():

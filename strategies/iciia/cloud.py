@@ -11,7 +11,7 @@ from torch import nn
 
 from dccl_flower.codecs import State
 from dccl_flower.config import ConfError
-from dccl_flower.experiment import EVALUATION_BATCH, Experiment
+from dccl_flower.image_experiment import EVALUATION_BATCH, ImageExperiment
 from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.method import OnProgress
 from dccl_flower.models.features import Featured
@@ -24,7 +24,7 @@ CLIENTS = "adaptation.clients"
 MODULE = "adaptation"
 
 
-def client_rows(experiment: Experiment) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def client_rows(experiment: ImageExperiment) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the rows of simulated clients, of those to train on and of those held out.
 
     Clients with a single image are left out: it sees no other. Raises ConfError where there are
@@ -46,7 +46,7 @@ def train_module(
     module: nn.Module,
     adaptation: Adaptation,
     backbone: Featured,
-    experiment: Experiment,
+    experiment: ImageExperiment,
     on_progress: OnProgress,
 ) -> None:
     """Train the module in place on what the backbone makes of the cloud's images."""
@@ -72,7 +72,7 @@ def train_module(
 
 
 def kept_module(
-    key: str, module: nn.Module, experiment: Experiment, train: Callable[[], None]
+    key: str, module: nn.Module, experiment: ImageExperiment, train: Callable[[], None]
 ) -> None:
     """Train the module, or find it in the cache; ``key`` tells where the backbone is from."""
     conf = conf_of(experiment)
@@ -90,7 +90,7 @@ def kept_module(
 
 
 def clients_of(
-    rows: Sequence[np.ndarray], backbone: Featured, experiment: Experiment
+    rows: Sequence[np.ndarray], backbone: Featured, experiment: ImageExperiment
 ) -> list[Client]:
     """Return what the backbone makes of training images, client by client."""
     loader = experiment.training_loader(np.concatenate(list(rows)), EVALUATION_BATCH)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dccl_flower.config import (
-    Conf,
     ConfError,
+    ImageConf,
     MethodConf,
     PretrainConf,
     RoundsConf,
@@ -16,7 +16,7 @@ from dccl_flower.config import (
     section,
     share,
 )
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.client_attention import Recipe, Serving
 
 
@@ -80,7 +80,7 @@ class IciiaRoundsConf(RoundsConf):
 
 
 @dataclass
-class IciiaConf(Conf):
+class IciiaConf(ImageConf):
     """One experiment with ICIIA."""
 
     method: IciiaMethodConf = section(IciiaMethodConf)
@@ -117,7 +117,7 @@ class IciiaConf(Conf):
             raise ConfError(f"adaptation.fewest={own.fewest}: {told}")
 
 
-def conf_of(experiment: Experiment) -> IciiaConf:
+def conf_of(experiment: ImageExperiment) -> IciiaConf:
     """Return the configuration with the sections of ICIIA."""
     assert isinstance(experiment.conf, IciiaConf)
     return experiment.conf

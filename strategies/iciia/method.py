@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.device_store import Parcel
-from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
@@ -49,7 +49,7 @@ logger = logging.getLogger("dccl_flower")
 class Iciia:
     """The server's half: it trains once, and then asks what devices have right."""
 
-    def __init__(self, experiment: Experiment, on_progress: OnProgress) -> None:
+    def __init__(self, experiment: ImageExperiment, on_progress: OnProgress) -> None:
         self.experiment = experiment
         self.conf = conf_of(experiment)
         self.rounds = self.conf.rounds
@@ -176,7 +176,7 @@ class Iciia:
         return clients_of([rows], self.backbone, self.experiment)[0]
 
 
-def build_device(experiment: Experiment) -> IciiaDevice:
+def build_device(experiment: ImageExperiment) -> IciiaDevice:
     """Build a device's half."""
     conf, backbone = conf_of(experiment), build_backbone(experiment, fetch=False)
     adaptation = adaptation_of(conf.adaptation)
@@ -187,7 +187,7 @@ def build_device(experiment: Experiment) -> IciiaDevice:
     )
 
 
-def check(experiment: Experiment) -> Workload | None:
+def check(experiment: ImageExperiment) -> Workload | None:
     """Return what a turn takes a device, None where the cloud serves.
 
     Raises ConfError for what does not go together.
@@ -202,7 +202,7 @@ def check(experiment: Experiment) -> Workload | None:
     return workload if conf.method.serves == "device" else None
 
 
-def served(experiment: Experiment) -> dict[str, tuple[nn.Module, Tensor]]:
+def served(experiment: ImageExperiment) -> dict[str, tuple[nn.Module, Tensor]]:
     """Return backbone and adaptation with what each is given for a batch of images."""
     server, size = Iciia(experiment, lambda *_: None), conf_of(experiment).adaptation.batch_size
     images = torch.zeros(size, *experiment.images.shape)
@@ -210,4 +210,4 @@ def served(experiment: Experiment) -> dict[str, tuple[nn.Module, Tensor]]:
     return {BACKBONE: (server.backbone, images), MODULE: (server.module, module_sees)}
 
 
-ICIIA = MethodKind(IciiaConf, Iciia, build_device, check, served)
+ICIIA = MethodKind(IciiaConf, ImageExperiment.open, Iciia, build_device, check, served)

@@ -8,7 +8,7 @@ import pytest
 from refusals import refusal
 
 from dccl_flower import config_loading
-from dccl_flower.config import Conf, CutModelConf, MethodConf, bound, section
+from dccl_flower.config import CutModelConf, ImageConf, MethodConf, bound, section
 from dccl_flower.config_loading import dump_conf, load_conf
 from dccl_flower.method import MethodKind, find_method
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
@@ -23,7 +23,7 @@ class OtherMethodConf(MethodConf):
 
 
 @dataclass
-class OtherConf(Conf):
+class OtherConf(ImageConf):
     """A method that cuts its model and has no mimic."""
 
     method: OtherMethodConf = section(OtherMethodConf)
@@ -32,10 +32,11 @@ class OtherConf(Conf):
 
 @pytest.fixture(autouse=True)
 def _other_method(monkeypatch):
-    kinds = {"other": OtherConf, "plain": Conf}
+    kinds = {"other": OtherConf, "plain": ImageConf}
 
     def find(name):
-        return MethodKind(kinds[name], None, None, None) if name in kinds else find_method(name)
+        kind = kinds.get(name)
+        return MethodKind(kind, None, None, None, None) if kind else find_method(name)
 
     monkeypatch.setattr(config_loading, "find_method", find)
 
@@ -74,7 +75,7 @@ def test_the_last_override_of_the_method_wins():
     conf = load_conf("digits", ["method.name=plain", "method.name=other"])
     assert (type(conf), conf.method.name) == (OtherConf, "other")
     conf = load_conf("digits", ["method.name=other", "method={name: plain}"])
-    assert (type(conf), conf.method.name) == (Conf, "plain")
+    assert (type(conf), conf.method.name) == (ImageConf, "plain")
 
 
 def test_the_file_names_the_method_and_its_keys(tmp_path):

@@ -27,4 +27,4 @@ class OtherConf(Conf):
 
 def find_other(name):
     """Return the method of a name, where ``other`` is the one that is only here."""
-    return MethodKind(OtherConf, None, None, None) if name == "other" else find_method(name)
+    return MethodKind(OtherConf, None, None, None, None) if name == "other" else find_method(name)

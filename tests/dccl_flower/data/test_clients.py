@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.config import ConfError, DevicesConf
+from dccl_flower.config import ConfError, ImageDevicesConf
 from dccl_flower.data.clients import by_classes_held, like_devices
 
 # Forty cloud samples among sixty: three classes in turn, six writers, one after the other.
@@ -13,7 +13,7 @@ GROUPS = np.arange(60) // 10
 
 
 def clients(seed=0, key="cloud.clients", **conf):
-    return like_devices(ROWS, LABELS, GROUPS, DevicesConf(**conf), seed, key)
+    return like_devices(ROWS, LABELS, GROUPS, ImageDevicesConf(**conf), seed, key)
 
 
 def as_lists(parts):

@@ -9,7 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from dccl_flower.config import ConfError, DataConf
+from dccl_flower.config import ConfError, ImageDataConf
 from dccl_flower.data import images
 from dccl_flower.data.images import open_images
 
@@ -46,7 +46,7 @@ def save_colours(folder):
 
 
 def opened(folder, **options):
-    return open_images(DataConf(name="mine", path=str(folder), **options))
+    return open_images(ImageDataConf(name="mine", path=str(folder), **options))
 
 
 def refusal(folder, **options):
@@ -59,7 +59,7 @@ def refusal(folder, **options):
 
 
 def test_digits_are_all_of_scikit_learns_with_16_mapped_to_255():
-    digits = open_images(DataConf())
+    digits = open_images(ImageDataConf())
     source = load_digits()
     expected = np.rint(source.images * 255 / 16).astype(np.uint8)
     labels = {image.tobytes(): label for image, label in zip(expected, source.target, strict=True)}
@@ -71,7 +71,7 @@ def test_digits_are_all_of_scikit_learns_with_16_mapped_to_255():
 
 
 def test_digits_keep_a_quarter_of_every_class_for_the_test():
-    digits = open_images(DataConf())
+    digits = open_images(ImageDataConf())
     in_test = np.bincount(digits.test_labels)
     everywhere = in_test + np.bincount(digits.train_labels)
     assert (digits.train.shape, digits.test.shape) == ((1347, 8, 8, 1), (450, 8, 8, 1))
@@ -80,7 +80,7 @@ def test_digits_keep_a_quarter_of_every_class_for_the_test():
 
 
 def test_rgb_digits_have_three_equal_channels_and_a_key_of_their_own():
-    plain, rgb = open_images(DataConf()), open_images(DataConf(rgb=True))
+    plain, rgb = open_images(ImageDataConf()), open_images(ImageDataConf(rgb=True))
     assert rgb.shape == (3, 8, 8)
     assert all(np.array_equal(rgb.train[..., c], plain.train[..., 0]) for c in range(3))
     assert rgb.key != plain.key
@@ -111,7 +111,7 @@ def test_arrays_are_memory_maps_that_cannot_be_written(folder):
 
 def test_a_local_folder_wins_over_the_name_digits(folder):
     save_colours(folder)
-    assert len(open_images(DataConf(name="digits", path=str(folder))).train) == 3
+    assert len(open_images(ImageDataConf(name="digits", path=str(folder))).train) == 3
 
 
 def test_shards_in_sub_folders_are_read_in_order(folder):
@@ -254,7 +254,7 @@ def test_a_name_that_the_hub_does_not_know_is_refused(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ConfError) as caught:
-        open_images(DataConf(name="no/such"))
+        open_images(ImageDataConf(name="no/such"))
     assert str(caught.value) == "data.name=no/such: cannot be loaded (no no/such here)"
 
 
@@ -264,7 +264,7 @@ def test_an_error_of_the_hub_without_text_is_reported(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ConfError, match="no/such"):
-        open_images(DataConf(name="no/such"))
+        open_images(ImageDataConf(name="no/such"))
 
 
 def test_data_without_a_test_split_are_refused(monkeypatch):
@@ -272,12 +272,12 @@ def test_data_without_a_test_split_are_refused(monkeypatch):
     splits = datasets.DatasetDict({"train": rows, "validation": rows})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     with pytest.raises(ConfError) as caught:
-        open_images(DataConf(name="some/set"))
+        open_images(ImageDataConf(name="some/set"))
     assert str(caught.value) == ("data.name=some/set: has no split 'test', only train, validation")
 
 
 def test_noise_has_the_shape_of_cifar10_and_every_class():
-    noise = open_images(DataConf(name="noise"))
+    noise = open_images(ImageDataConf(name="noise"))
     assert (noise.shape, noise.num_classes) == ((3, 32, 32), 10)
     assert np.array_equal(np.bincount(noise.test_labels), np.full(10, 2))
     assert len(np.unique(noise.train[:100].reshape(100, -1), axis=0)) == 100
@@ -415,7 +415,7 @@ def test_an_empty_split_of_the_hub_is_refused(monkeypatch):
     splits = datasets.DatasetDict({"train": rows, "test": rows.select([])})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     with pytest.raises(ConfError, match=r"^data\.name=some/set: the split 'test' is empty"):
-        open_images(DataConf(name="some/set"))
+        open_images(ImageDataConf(name="some/set"))
 
 
 @pytest.mark.parametrize("name", ["[run 1]", "a*b", "q?", "[!x]", "{x}", "100% é"])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.config import ConfError, DevicesConf
+from dccl_flower.config import ConfError, ImageDevicesConf
 from dccl_flower.data.partition import partition
 
 # Thirty device samples among sixty: ten each of classes 0, 1, 2. Six people wrote them: 2 and 7
@@ -14,7 +14,7 @@ GROUPS = np.arange(60) // 6
 
 
 def parts(seed=0, groups=GROUPS, rows=ROWS, **devices):
-    return partition(rows, LABELS, groups, DevicesConf(**devices), seed)
+    return partition(rows, LABELS, groups, ImageDevicesConf(**devices), seed)
 
 
 def refusal(**options):
@@ -190,7 +190,7 @@ MANY_LABELS = np.repeat(np.arange(3), 400)
     ("heterogeneity", "of_own_class"), [(1.0, 1.0), (0.5, 0.5 + 0.5 / 3), (0.0, 1 / 3)]
 )
 def test_what_is_mixed_is_of_all_classes_alike(heterogeneity, of_own_class):
-    conf = DevicesConf(**ONE_CLASS, heterogeneity=heterogeneity)
+    conf = ImageDevicesConf(**ONE_CLASS, heterogeneity=heterogeneity)
     found = partition(np.arange(1200), MANY_LABELS, None, conf, 0)
     shares = np.array([np.bincount(MANY_LABELS[part], minlength=3) / len(part) for part in found])
     # Five standard deviations of a third among two hundred are 0.17, of the mean of six 0.07.
@@ -201,7 +201,7 @@ def test_what_is_mixed_is_of_all_classes_alike(heterogeneity, of_own_class):
 
 def test_what_a_device_keeps_does_not_come_first():
     # Half is its own class: in order of keeping, the second half would have all other classes.
-    conf = DevicesConf(**ONE_CLASS, heterogeneity=0.5)
+    conf = ImageDevicesConf(**ONE_CLASS, heterogeneity=0.5)
     for part in partition(np.arange(1200), MANY_LABELS, None, conf, 0):
         labels = MANY_LABELS[part]
         own = np.bincount(labels).argmax()
@@ -220,7 +220,7 @@ def test_mixed_parts_are_those_recorded_in_another_process():
 
 @pytest.mark.parametrize("partitioner", ["iid", "natural"])
 def test_a_refusal_names_the_key_that_asks_for_so_many(partitioner):
-    conf = DevicesConf(partitioner=partitioner, count=31)
+    conf = ImageDevicesConf(partitioner=partitioner, count=31)
     with pytest.raises(ConfError) as caught:
         partition(ROWS, LABELS, GROUPS, conf, 0, "cloud.clients")
     assert str(caught.value) == "cloud.clients=31: there are only 30 samples to share"

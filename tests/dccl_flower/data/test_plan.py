@@ -4,7 +4,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from dccl_flower.config import Conf, ConfError, DevicesConf, SplitConf
+from dccl_flower.config import ConfError, ImageConf, ImageDevicesConf, SplitConf
 from dccl_flower.data import plan as plan_module
 from dccl_flower.data.images import Images
 from dccl_flower.data.plan import FORMAT, make_plan, open_plan
@@ -27,7 +27,7 @@ def make_images(labels, pixels=None, key="images-0", groups=None):
 
 def make_conf(seed=0, mix=0.2, **devices):
     split = SplitConf(cloud_classes=[0, 1], device_classes=[2], mix=mix)
-    return Conf(seed=seed, split=split, devices=DevicesConf(**{"count": 3, **devices}))
+    return ImageConf(seed=seed, split=split, devices=ImageDevicesConf(**{"count": 3, **devices}))
 
 
 IMAGES = make_images(np.repeat([0, 1, 2], 10))

@@ -7,7 +7,7 @@ import pytest
 
 from dccl_flower.config_loading import load_conf
 from dccl_flower.engine import RoundFacts
-from dccl_flower.experiment import Experiment
+from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.simulations.app import recorder as recorder_module
 from dccl_flower.simulations.app.events import EventReader, EventWriter
 from dccl_flower.simulations.app.recorder import Recorder, append_row, round_row
@@ -74,7 +74,7 @@ class Scored:
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "find_method", lambda name: Scored())
-    experiment = Experiment(load_conf("digits"), None, None)
+    experiment = ImageExperiment(load_conf("digits"), None, None)
     made = Recorder(experiment, tmp_path, EventWriter(tmp_path))
     yield made
     made.board.close()

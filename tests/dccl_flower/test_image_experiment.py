@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from dccl_flower.config import Conf, ConfError, DevicesConf, SplitConf
+from dccl_flower.config import ConfError, ImageConf, ImageDevicesConf, SplitConf
 from dccl_flower.data.images import Images
 from dccl_flower.data.plan import make_plan
-from dccl_flower.experiment import EVALUATION_BATCH, Experiment
+from dccl_flower.image_experiment import EVALUATION_BATCH, ImageExperiment
 
 SIZE, CLASSES = 600, 6
 LABELS = np.arange(SIZE) % CLASSES
@@ -29,10 +29,10 @@ IMAGES = Images(
 
 
 def experiment_of(seed=0, train_fraction=1.0, scores_unseen=False, **devices):
-    conf = Conf(seed=seed, devices=DevicesConf(**{"count": 6, **devices}))
+    conf = ImageConf(seed=seed, devices=ImageDevicesConf(**{"count": 6, **devices}))
     conf.split = SplitConf(by="fraction", device_fraction=0.5)
     conf.data.train_fraction = train_fraction
-    return Experiment(conf, IMAGES, make_plan(conf, IMAGES), scores_unseen)
+    return ImageExperiment(conf, IMAGES, make_plan(conf, IMAGES), scores_unseen)
 
 
 def parts_of(experiment):
@@ -101,7 +101,7 @@ def test_devices_score_by_unseen_images_where_the_experiment_does():
 def test_test_images_are_shared_out_once(monkeypatch):
     experiment = experiment_of()
     first = experiment.device_test_loader(0).rows
-    monkeypatch.setattr(Experiment, "scoring_loader", lambda _: pytest.fail("shared out again"))
+    monkeypatch.setattr(ImageExperiment, "scoring_loader", lambda _: pytest.fail("shared again"))
     assert np.array_equal(experiment.device_test_loader(0).rows, first)
 
 
