@@ -4,7 +4,7 @@ from importlib import resources
 import pytest
 from refusals import refusal
 
-from dccl_flower.config import Conf, ConfError
+from dccl_flower.config import ConfError
 from dccl_flower.config_loading import conf_names, dump_conf, load_conf, with_overrides
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 from dccl_flower.typed_yaml import hints
@@ -204,7 +204,7 @@ def test_a_dumped_conf_loads_back_equal(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["12", "1e5", "null", "on", "a: b", "# x", "'q'", "größe", " x "])
 def test_a_dumped_name_is_read_back_as_the_same_text(tmp_path, name):
-    path = write_yaml(tmp_path, dump_conf(Conf(name=name)))
+    path = write_yaml(tmp_path, dump_conf(DcCclConf(name=name)))
     assert load_conf(path).name == name
 
 

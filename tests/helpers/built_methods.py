@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dccl_flower.config import Conf, MethodConf, section
+from dccl_flower.config import ImageConf, MethodConf, section
 from dccl_flower.method import MethodKind, find_method
 from dccl_flower.typed_yaml import path
 
@@ -19,7 +19,7 @@ class OtherMethodConf(MethodConf):
 
 
 @dataclass
-class OtherConf(Conf):
+class OtherConf(ImageConf):
     """A method without sections of its own."""
 
     method: OtherMethodConf = section(OtherMethodConf)
