@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +21,7 @@ from dccl_flower.learning.recommend import FitRecipe, fit
 from dccl_flower.models.patch import Encoder, MetaPatch
 from dccl_flower.models.recommender import Recommender
 
+_cross_entropy = partial(functional.binary_cross_entropy_with_logits, reduction="none")
 Direction = Literal["teacher_student", "student_teacher"]
 
 
@@ -142,10 +144,6 @@ def proxy(model: Recommender, patch: MetaPatch, encoder: Encoder) -> Callable[[S
         return model(samples, patch.change(vectors))
 
     return logits
-
-
-def _cross_entropy(logits: Tensor, likely: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, likely, reduction="none")
 
 
 @contextmanager
