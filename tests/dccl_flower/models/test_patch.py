@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ def normal(*shape, seed=1):
 
 
 def flat(down, down_bias, up, up_bias):
-    return torch.tensor([*sum(down, []), *down_bias, *sum(up, []), *up_bias])
+    return torch.tensor([*chain(*down), *down_bias, *chain(*up), *up_bias])
 
 
 def test_a_patch_by_hand():
