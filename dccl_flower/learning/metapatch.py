@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Literal, get_args
 
 import torch
@@ -30,8 +31,8 @@ class Distillation:
     """How much the cloud follows its teachers, ``beta`` times their divergence beside the labels.
 
     ``direction`` tells which side comes first in KL(first || second). Unless
-    ``patches_see_labels``, bases and encoder learn of the teachers alone. Raises ValueError for a
-    negative ``beta`` and for another direction.
+    ``patches_see_labels``, bases and encoder learn of the teachers alone. Raises ValueError where ``beta``
+    is negative or infinite, and for another direction.
     """
 
     beta: float = 0.5
@@ -39,9 +40,8 @@ class Distillation:
     patches_see_labels: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values out of bounds."""
-        if not self.beta >= 0:
-            raise ValueError(f"beta={self.beta}: must be 0 or more")
+        if not 0 <= self.beta < inf:
+            raise ValueError(f"beta={self.beta}: must be a number of 0 or more")
         if self.direction not in get_args(Direction):
             names = " or ".join(get_args(Direction))
             raise ValueError(f"direction={self.direction}: must be {names}")
@@ -92,10 +92,7 @@ def distil_model(
     sample.
     """
     taught = samples | {"teacher": teacher}
-    model.train()
-    loss = fit(model, model.parameters(), taught, recipe, generator, extra=settings.term)
-    model.eval()
-    return loss
+    return fit(model, model.parameters(), taught, recipe, generator, extra=settings.term)
 
 
 def distil_patches(
@@ -148,10 +145,8 @@ def proxy(model: Recommender, patch: MetaPatch, encoder: Encoder) -> Callable[[S
 
 @contextmanager
 def _frozen(*modules: nn.Module) -> Iterator[None]:
-    """Keep modules in eval mode and without gradients inside the block."""
+    """Keep modules without gradients inside the block."""
     learning = [p for module in modules for p in module.parameters() if p.requires_grad]
-    for module in modules:
-        module.eval()
     for parameter in learning:
         parameter.requires_grad_(False)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.models.recommender import Change
+from dccl_flower.models.scoring import Change
 
 
 class MetaPatch(nn.Module):

@@ -145,8 +145,9 @@ def test_a_term_is_beta_times_the_mean_in_its_direction(direction):
 @pytest.mark.parametrize(
     ("options", "refusal"),
     [
-        ({"beta": -0.1}, "beta=-0.1: must be 0 or more"),
-        ({"beta": math.nan}, "beta=nan: must be 0 or more"),
+        ({"beta": -0.1}, "beta=-0.1: must be a number of 0 or more"),
+        ({"beta": math.inf}, "beta=inf: must be a number of 0 or more"),
+        ({"beta": math.nan}, "beta=nan: must be a number of 0 or more"),
         ({"direction": "both"}, "direction=both: must be teacher_student or student_teacher"),
     ],
 )
@@ -208,7 +209,6 @@ def test_the_first_stage_follows_teachers_and_without_beta_the_labels_alone(mode
     torch.testing.assert_close(deaf.state_dict(), plain.state_dict())
     assert cross_entropy(deaf(samples), samples) < 0.1
     assert divergence(teacher, led(samples)).mean() < 0.1
-    assert not led.training
 
 
 def test_the_samples_given_are_not_changed(model, patch, encoder, samples):
