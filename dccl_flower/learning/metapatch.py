@@ -31,8 +31,8 @@ class Distillation:
     """How much the cloud follows its teachers, ``beta`` times their divergence beside the labels.
 
     ``direction`` tells which side comes first in KL(first || second). Unless
-    ``patches_see_labels``, bases and encoder learn of the teachers alone. Raises ValueError where ``beta``
-    is negative or infinite, and for another direction.
+    ``patches_see_labels``, bases and encoder learn of the teachers alone. Raises ValueError
+    where ``beta`` is negative or infinite, and for another direction.
     """
 
     beta: float = 0.5
