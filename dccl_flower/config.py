@@ -147,13 +147,21 @@ class DistilConf:
 
 
 @dataclass
-class RoundsConf:
+class BareRoundsConf:
+    """How many rounds there are, and how many of those asked must answer in how many seconds."""
+
+    count: int = bound(10, at_least=1)
+    min_replies: float = share(1.0)
+    timeout: float = bound(3600.0, above=0)
+
+
+@dataclass
+class RoundsConf(BareRoundsConf):
     """The federated rounds; ``max_grad_norm`` clips the gradient of each step, 0 does not.
 
     Frozen statistics need it: nothing else holds back a layer that outgrows what was frozen.
     """
 
-    count: int = bound(10, at_least=1)
     local_steps: int = bound(20, at_least=1)
     device_batch_size: int = bound(20, at_least=2)
     lr: float = bound(0.01, above=0)
@@ -161,8 +169,6 @@ class RoundsConf:
     momentum: float = share(0.9)
     weight_decay: float = share(5e-4)
     max_grad_norm: float = bound(0.0, at_least=0)
-    min_replies: float = share(1.0)
-    timeout: float = bound(3600.0, above=0)
 
 
 @dataclass
@@ -233,7 +239,7 @@ class Conf:
     method: MethodConf = section(MethodConf)
     data: DataConf = section(DataConf)
     devices: DevicesConf = section(DevicesConf)
-    rounds: RoundsConf = section(RoundsConf)
+    rounds: BareRoundsConf = section(BareRoundsConf)
     target_gain: float | None = None
     wire: WireConf = section(WireConf)
     runtime: RuntimeConf = section(RuntimeConf)
@@ -259,6 +265,7 @@ class ImageConf(Conf):
     split: SplitConf = section(SplitConf)
     devices: ImageDevicesConf = section(ImageDevicesConf)
     model: ModelConf = section(ModelConf)
+    rounds: RoundsConf = section(RoundsConf)
 
     def check(self) -> None:
         """Raise ConfError for values that do not go with one another."""

@@ -107,6 +107,28 @@ class ScoresOnDevices(Protocol):
         """Return what devices are asked; their answers hold metrics, ``loss`` among them."""
 
 
+@dataclass(frozen=True)
+class DeviceScore:
+    """What a device's own samples give a model: a score, nan where there is none, and its weight.
+
+    ``group`` is that of the devices which are like it, by the name that the method gives.
+    """
+
+    value: float
+    weight: float
+    group: int
+
+
+@runtime_checkable
+class ScoresByDevice(Protocol):
+    """A method whose first score is a mean over devices; ``grouped_by`` names their groups."""
+
+    grouped_by: str
+
+    def by_device(self) -> Mapping[int, DeviceScore]:
+        """Return what the last round's mean is made of."""
+
+
 class DeviceHalf(Protocol):
     """A device's half of a method; ``turns`` are the kinds of turn that it takes."""
 
