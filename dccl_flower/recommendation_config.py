@@ -75,6 +75,8 @@ class InteractionConf(Conf):
         if self.devices.profiles is not None:
             given = f"devices.profiles={self.devices.profiles}"
             raise ConfError(f"{given}: not with logs of users, whose turns no clock knows")
+        if self.runtime.gpu:
+            raise ConfError("runtime.gpu=true: not with logs of users, whose models are small")
         if self.runtime.devices_per_node != 1:
             given = f"runtime.devices_per_node={self.runtime.devices_per_node}"
             raise ConfError(f"{given}: must be 1 where each device has a model of its own")

@@ -85,11 +85,11 @@ class Interactions:
         return np.flatnonzero(self.parts == part)
 
     def activity_deciles(self, users: np.ndarray) -> np.ndarray:
-        """Return 1 (least active) to 10 for each of the users, by rows that are not of TEST.
+        """Return 1 (least active) to 10 for each of the users, by rows before TEST.
 
         Activity counts among these users; who is as active as another stays in the order given.
         """
-        active = np.bincount(self.users[self.parts != TEST], minlength=self.num_users)
+        active = np.bincount(self.users[self.parts < TEST], minlength=self.num_users)
         deciles = np.empty(len(users), dtype=np.int64)
         by_activity = np.argsort(active[users], kind="stable")
         deciles[by_activity] = 1 + np.arange(len(users)) * 10 // max(1, len(users))

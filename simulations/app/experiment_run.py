@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from dccl_flower.config_loading import dump_conf
 from dccl_flower.engine import peak_rss_mb
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_json
+from dccl_flower.method import ScoresByDevice
 from dccl_flower.simulations.app.events import EventWriter, Tell
 from dccl_flower.simulations.app.plots import plot_curves
 from dccl_flower.simulations.app.recorder import Recorder
@@ -69,9 +71,17 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
         "seconds": seconds,
         "peak_rss_mb": {"server": peak_rss_mb(), "worker": recorder.worker_peak_mb},
     }
+    if isinstance(recorder.method, ScoresByDevice):
+        results["devices"] = device_table(recorder.method)
     save_models(folder / "models", recorder.method.state_dict(recorder.final_state))
     plot_curves(results, folder / "curves.png")
     write_json(folder / "results.json", results)
+
+
+def device_table(method: ScoresByDevice) -> dict[str, Any]:
+    """Return what the last round's devices scored, as rows (device, value, weight, group)."""
+    rows = [[device, *astuple(score)] for device, score in sorted(method.by_device().items())]
+    return {"grouped_by": method.grouped_by, "rows": rows}
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dccl_flower.simulations import reports
 from dccl_flower.simulations.arms.arms import ArmTable, Key
+from dccl_flower.simulations.arms.by_device import ByDevice, sections
 from dccl_flower.simulations.reports import cell, spread, spread_cell, table
 
 MILESTONES = (0.5, 0.8, 0.9)
@@ -51,6 +52,7 @@ class Comparison:
         self.summary = {name: self._summary(name) for name in names}
         curves = {name: self._curve(name) for name in names if table.arms[name].curve}
         self.curves = {name: points for name, points in curves.items() if points}
+        self.by_device = ByDevice(table, results)
 
     def title(self, name: str | None) -> str:
         """Return an arm's name in tables and plots."""
@@ -125,6 +127,8 @@ def markdown(comparison: Comparison, title: str, command: str) -> str:
     ]
     if comparison.curves:
         parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison)]
+    if comparison.by_device:
+        parts += sections(comparison.by_device)
     if others := _reference_table(comparison):
         parts += ["What else is known of the models that scores are held against", others]
     return reports.report(title, command, *parts)

@@ -1,0 +1,111 @@
+"""What methods on logs of users and items share: the cloud's first model, and devices' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from dccl_flower.codecs import State
+from dccl_flower.config import RoundsConf
+from dccl_flower.data.samples import Samples
+from dccl_flower.files import code_digest, content_key
+from dccl_flower.fleet.tiers import Workload
+from dccl_flower.interaction_experiment import InteractionExperiment, recipe
+from dccl_flower.learning.ranking import UserScores, gauc, user_scores
+from dccl_flower.learning.recommend import Logits, fit, predict
+from dccl_flower.learning.widths import Widths
+from dccl_flower.method import Answer, DeviceScore, OnProgress
+from dccl_flower.models.recommender import Recommender
+from dccl_flower.seeds import torch_generator
+from dccl_flower.strategies.kept import kept_models
+
+SCORES, MODEL = "scores", "model"
+MEANS = ("hit", "ndcg", "mrr")
+
+
+def pretrain(model: Recommender, experiment: InteractionExperiment, tell: OnProgress) -> None:
+    """Train the cloud's model in place on all users' past, or with ``runtime.reuse`` find it so."""
+    conf = experiment.conf
+
+    def train() -> dict[str, State]:
+        generator, told = torch_generator(conf.seed, "pretrain"), partial(tell, "pretrain")
+        past, how = experiment.past(), recipe(conf.pretrain)
+        fit(model, model.parameters(), past, how, generator, on_epoch=told)
+        return {MODEL: model.state_dict()}
+
+    if not conf.runtime.reuse:
+        train()
+        return
+    facts = (asdict(conf.data), conf.seed, asdict(conf.model), asdict(conf.pretrain))
+    threads = conf.runtime.server_threads
+    key = content_key(code_digest(), version("torch"), threads, *facts)
+    model.load_state_dict(kept_models(f"recommender-{key}", train)[MODEL])
+
+
+def device_scores(logits: Logits, scoring: Samples, top_k: int) -> dict[str, Tensor]:
+    """Return what goes up of a model on a device: how well it ranks, and by how many samples."""
+    found = user_scores(predict(logits, scoring), scoring["label"], top_k)
+    return {SCORES: torch.tensor([*asdict(found).values()], dtype=torch.float64)}
+
+
+class Ranked:
+    """The server's half of what devices score themselves: all but the state and the rounds."""
+
+    grouped_by = "activity decile"
+
+    def __init__(self, experiment: InteractionExperiment, on_progress: OnProgress) -> None:
+        self.experiment = experiment
+        self.model = experiment.recommender()
+        self._on_progress = on_progress
+        self._is_prepared = False
+        self._found: dict[int, UserScores] = {}
+
+    def prepare(self) -> None:
+        """Train the cloud's model; only once."""
+        if not self._is_prepared:
+            pretrain(self.model, self.experiment, self._on_progress)
+            self._is_prepared = True
+
+    def plan(self, num_rounds: int) -> None:
+        """Do nothing: every round is alike."""
+
+    def workload(self) -> Workload:
+        """Return no widths: a virtual clock, which asks for them, is refused."""
+        nothing = torch.zeros(0)
+        return Workload(RoundsConf(), Widths(self.model, nothing, ()), nothing)
+
+    def take(self, answers: Iterable[Answer]) -> None:
+        """Keep what devices scored in this round, in place of the last one's."""
+        self._found = {each.device: _scores_from(each.beside[SCORES]) for each in answers}
+
+    def scores(self, state: State) -> Iterator[tuple[str, float]]:
+        """Yield GAUC, HitRate, NDCG and MRR over the last round's devices; before it, nothing."""
+        if not self._found:
+            return
+        found = self._found.values()
+        counts = torch.tensor([user.count for user in found])
+        yield "gauc", gauc(torch.tensor([user.auc for user in found]), counts)
+        for name in MEANS:
+            yield name, torch.tensor([getattr(user, name) for user in found]).nanmean().item()
+
+    def by_device(self) -> Mapping[int, DeviceScore]:
+        """Return each device's AUC, weighed by the samples that score it."""
+        deciles = self.experiment.deciles
+        return {
+            device: DeviceScore(user.auc, user.count, int(deciles[device]))
+            for device, user in self._found.items()
+        }
+
+    def references(self) -> Mapping[str, Mapping[str, float]]:
+        """Return none: what scores are held against are runs of their own."""
+        return {}
+
+
+def _scores_from(numbers: Tensor) -> UserScores:
+    *scores, count = numbers.tolist()
+    return UserScores(*scores, int(count))
