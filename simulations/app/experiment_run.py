@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, astuple
+from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,14 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
 
 
 def device_table(method: ScoresByDevice) -> dict[str, Any]:
-    """Return what the last round's devices scored, as rows (device, value, weight, group)."""
-    rows = [[device, *astuple(score)] for device, score in sorted(method.by_device().items())]
+    """Return what the last round's devices scored, as rows (device, value, weight, group).
+
+    A value is None where there is none.
+    """
+    rows = [
+        [device, None if isnan(score.value) else score.value, score.weight, score.group]
+        for device, score in sorted(method.by_device().items())
+    ]
     return {"grouped_by": method.grouped_by, "rows": rows}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,7 @@ def difference_table(found: ByDevice) -> str:
         cells = []
         for other in found.arms:
             told = None if arm == other else found.difference(arm, other)
-            cells.append(
-                "" if told is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*_points(told))
-            )
+            cells.append("" if told is None else _points(*told))
         rows.append([found.table.arms[arm].title, *cells])
     return table(["points above", *(found.table.arms[arm].title for arm in found.arms)], rows)
 
@@ -138,5 +136,5 @@ def _paired(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return differences[known], own[here, 2][known]
 
 
-def _points(numbers: Sequence[float]) -> list[float]:
-    return [100 * number for number in numbers]
+def _points(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
