@@ -154,6 +154,11 @@ class BareRoundsConf:
     min_replies: float = share(1.0)
     timeout: float = bound(3600.0, above=0)
 
+    @property
+    def steps(self) -> int:
+        """How many steps a device trains in all, as far as these say it; else the rounds."""
+        return self.count
+
 
 @dataclass
 class RoundsConf(BareRoundsConf):
@@ -169,6 +174,11 @@ class RoundsConf(BareRoundsConf):
     momentum: float = share(0.9)
     weight_decay: float = share(5e-4)
     max_grad_norm: float = bound(0.0, at_least=0)
+
+    @property
+    def steps(self) -> int:
+        """How many steps a device trains in all."""
+        return self.count * self.local_steps
 
 
 @dataclass

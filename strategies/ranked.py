@@ -107,5 +107,5 @@ class Ranked:
 
 
 def _scores_from(numbers: Tensor) -> UserScores:
-    *scores, count = numbers.tolist()
-    return UserScores(*scores, int(count))
+    auc, hit, ndcg, mrr, count = numbers.tolist()
+    return UserScores(auc, hit, ndcg, mrr, int(count))

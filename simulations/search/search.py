@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from dccl_flower.codecs import State
-from dccl_flower.config import ArmsConf, Conf, ConfError
+from dccl_flower.config import ArmsConf, Conf, ConfError, RoundsConf
 from dccl_flower.config_loading import dump_conf, with_overrides
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
@@ -91,7 +91,9 @@ class Search:
                 self._score(space.unions("together", kept), short=False)
 
     def _bounds(self) -> list[Candidate]:
-        lr = self.conf.rounds.lr
+        rounds = self.conf.rounds
+        assert isinstance(rounds, RoundsConf)  # as of all methods that have a space to search
+        lr = rounds.lr
         rates = {"twice": 2 * lr, "half": lr / 2}
         return [
             Candidate(BOUND, (name,), tuple(each.format(**rates) for each in keys), BOUND)
