@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dccl_flower.codecs import State
-from dccl_flower.config import RoundsConf
 from dccl_flower.data.samples import Samples
 from dccl_flower.files import code_digest, content_key
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.ranking import UserScores, gauc, user_scores
 from dccl_flower.learning.recommend import Logits, fit, predict

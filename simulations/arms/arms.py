@@ -212,7 +212,7 @@ def _check_steps(table: ArmTable, planned: Collection[ArmJob]) -> None:
     for each in planned:
         if budgets and each.conf.rounds.steps > min(budgets):
             raise ConfError(
-                f"arm {each.arm}: {each.conf.rounds.steps} steps are more than the {min(budgets)} of "
-                "the arms that set the budget; set rounds.count or rounds.local_steps in "
+                f"arm {each.arm}: {each.conf.rounds.steps} steps are more than the {min(budgets)} "
+                "of the arms that set the budget; set rounds.count or rounds.local_steps in "
                 "arms.changes"
             )

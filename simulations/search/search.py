@@ -21,11 +21,12 @@ from typing import Any
 import click
 
 from dccl_flower.codecs import State
-from dccl_flower.config import ArmsConf, Conf, ConfError, RoundsConf
+from dccl_flower.config import ArmsConf, Conf, ConfError
 from dccl_flower.config_loading import dump_conf, with_overrides
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_aside, write_json
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.in_process import rounds_here
 from dccl_flower.simulations.arms.arms import Arm, ArmTable, arm_conf, load_arms
