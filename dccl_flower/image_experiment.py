@@ -9,12 +9,13 @@ from typing import cast
 import numpy as np
 import torch
 
-from dccl_flower.config import Conf, ConfError, ImageConf
+from dccl_flower.config import Conf, ConfError
 from dccl_flower.data.clients import by_classes_held, like_devices
 from dccl_flower.data.images import Images, open_images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
 from dccl_flower.experiment import Experiment
+from dccl_flower.image_config import ImageConf
 from dccl_flower.seeds import derive_seed, numpy_generator
 
 EVALUATION_BATCH = 200

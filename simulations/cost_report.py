@@ -10,8 +10,9 @@ from rich import box
 from rich.filesize import pick_unit_and_suffix
 from rich.table import Table
 
-from dccl_flower.config import Conf, SubmodelsConf, with_submodels
+from dccl_flower.config import Conf
 from dccl_flower.data.images import open_images
+from dccl_flower.image_config import SubmodelsConf, with_submodels
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import Parts, build_without_data
 from dccl_flower.models.control import CONTROLS

@@ -12,15 +12,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dccl_flower.config import (
-    ConfError,
-    CutModelConf,
-    ImageConf,
-    MimicModelConf,
-    SubmodelsConf,
-    section,
-)
+from dccl_flower.config import ConfError, section
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_config import CutModelConf, ImageConf, MimicModelConf, SubmodelsConf
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.config import ImageConf
 from dccl_flower.data.batches import Batches
 from dccl_flower.device import Device
+from dccl_flower.image_config import ImageConf
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.batch_statistics import is_statistic
 from dccl_flower.learning.controlled import round_recipe

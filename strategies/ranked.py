@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dccl_flower.codecs import State
-from dccl_flower.config import RoundsConf
 from dccl_flower.data.samples import Samples
 from dccl_flower.files import code_digest, content_key
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.ranking import UserScores, gauc, user_scores
 from dccl_flower.learning.recommend import Logits, fit, predict
@@ -107,5 +107,5 @@ class Ranked:
 
 
 def _scores_from(numbers: Tensor) -> UserScores:
-    *scores, count = numbers.tolist()
-    return UserScores(*scores, int(count))
+    auc, hit, ndcg, mrr, count = numbers.tolist()
+    return UserScores(auc, hit, ndcg, mrr, int(count))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from dccl_flower.config import ImageDevicesConf
 from dccl_flower.data.partition import partition
+from dccl_flower.image_config import ImageDevicesConf
 from dccl_flower.seeds import numpy_generator
 
 

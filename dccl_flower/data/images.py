@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dccl_flower.config import ConfError, ImageDataConf
+from dccl_flower.config import ConfError
 from dccl_flower.data.layout import SPLITS, parquet_files
 from dccl_flower.files import content_key, write_folder
+from dccl_flower.image_config import ImageDataConf
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dccl_flower.config import ConfError, ImageDevicesConf
+from dccl_flower.config import ConfError
+from dccl_flower.image_config import ImageDevicesConf
 from dccl_flower.seeds import derive_seed, numpy_generator
 
 if TYPE_CHECKING:

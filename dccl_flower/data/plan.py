@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dccl_flower.config import ImageConf
 from dccl_flower.data.images import Images, cache_root
 from dccl_flower.data.partition import Draws, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
 from dccl_flower.files import content_key, write_folder
+from dccl_flower.image_config import ImageConf
 
 FORMAT = 2  # to be raised when the same configuration gives another plan
 STATISTICS_BATCH = 2000

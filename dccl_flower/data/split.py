@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dccl_flower.config import ConfError, SplitConf
+from dccl_flower.config import ConfError
+from dccl_flower.image_config import SplitConf
 from dccl_flower.seeds import numpy_generator
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dccl_flower.codecs import Codec, encoded_bytes
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.config import ConfError
 from dccl_flower.fleet.clock import Work
 from dccl_flower.fleet.profiles import Fleet, co_shares
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from dccl_flower.config import RoundsConf, TwoSidedRoundsConf
 from dccl_flower.data.batches import Pair, pair_of
+from dccl_flower.image_config import RoundsConf, TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     measured_statistics,

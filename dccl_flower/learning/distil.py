@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.config import DistilConf
 from dccl_flower.data.batches import Batches, FixedBatches
+from dccl_flower.image_config import DistilConf
 from dccl_flower.learning.batch_statistics import training_logits
 from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.evaluate import predict

@@ -6,7 +6,7 @@ arXiv 2104.06624.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.data.samples import Samples
-from dccl_flower.learning.recommend import FitRecipe, fit
+from dccl_flower.learning.recommend import FitRecipe, Logits, fit
 from dccl_flower.models.patch import Encoder, MetaPatch
 from dccl_flower.models.recommender import Recommender
 
@@ -128,7 +128,7 @@ def distil_patches(
         )
 
 
-def proxy(model: Recommender, patch: MetaPatch, encoder: Encoder) -> Callable[[Samples], Tensor]:
+def proxy(model: Recommender, patch: MetaPatch, encoder: Encoder) -> Logits:
     """Return what gives logits (B,) of the model under patches of the encoder's vectors.
 
     It wants the devices' own vectors as ``samples["vector"]`` (B, size).

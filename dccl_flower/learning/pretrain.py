@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
 
-from dccl_flower.config import PretrainConf
 from dccl_flower.data.batches import Batches, endless
+from dccl_flower.image_config import PretrainConf
 from dccl_flower.learning.batch_statistics import training_logits
 from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.evaluate import accuracy, predict

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from dccl_flower.config import TwoSidedRoundsConf
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     is_statistic,

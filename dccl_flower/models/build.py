@@ -12,7 +12,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import ConfError, ImageConf, SubmodelsConf
+from dccl_flower.config import ConfError
+from dccl_flower.image_config import ImageConf, SubmodelsConf
 from dccl_flower.models.control import CONTROLS, Submodels
 from dccl_flower.models.head import find_head
 from dccl_flower.models.normalisation import NORM_RULES

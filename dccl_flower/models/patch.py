@@ -17,9 +17,10 @@ from dccl_flower.models.scoring import Change
 class MetaPatch(nn.Module):
     """Patch layer j to f_j + h_j(f_j), where h_j's flat weights are theta_0_j + Theta_j v.
 
-    A device learns v and the cloud the bases Theta_j, (weights, rank) each; theta_0_j stays as it
-    is drawn. With ``per_patch`` every patch has a part of v to itself. ``widths`` are those of all
-    hidden layers, ``points`` the numbers of those to patch. Raises ValueError for a point that is
+    A device learns v and the cloud the bases Theta_j, (weights, rank) each, whose columns start
+    orthonormal; theta_0_j stays as it is drawn. Torch's global generator draws both. With
+    ``per_patch`` every patch has a part of v to itself. ``widths`` are those of all hidden layers,
+    ``points`` the numbers of those to patch. Raises ValueError for a point that is
     no hidden layer or is named twice, for no points, and for a size out of bounds: a basis has at
     most as many columns as rows.
     """

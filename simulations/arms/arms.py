@@ -194,11 +194,6 @@ def plan_arms(
     return planned
 
 
-def steps_of(conf: Conf) -> int:
-    """Return how many steps each side trains."""
-    return conf.rounds.count * conf.rounds.local_steps
-
-
 def _section(override: str) -> str:
     return override.partition("=")[0].split(".")[0]
 
@@ -213,11 +208,11 @@ def _check_backbones(table: ArmTable, arms: Collection[str], over: Sequence[str]
 
 
 def _check_steps(table: ArmTable, planned: Collection[ArmJob]) -> None:
-    budgets = [steps_of(each.conf) for each in planned if table.arms[each.arm].budget]
+    budgets = [each.conf.rounds.steps for each in planned if table.arms[each.arm].budget]
     for each in planned:
-        if budgets and steps_of(each.conf) > min(budgets):
+        if budgets and each.conf.rounds.steps > min(budgets):
             raise ConfError(
-                f"arm {each.arm}: {steps_of(each.conf)} steps are more than the {min(budgets)} of "
-                "the arms that set the budget; set rounds.count or rounds.local_steps in "
+                f"arm {each.arm}: {each.conf.rounds.steps} steps are more than the {min(budgets)} "
+                "of the arms that set the budget; set rounds.count or rounds.local_steps in "
                 "arms.changes"
             )

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dccl_flower.config import Conf, with_submodels
+from dccl_flower.config import Conf
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.files import write_aside, write_json
+from dccl_flower.image_config import with_submodels
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import JobRunner, Outcome, make_job, raise_failures
 from dccl_flower.simulations.reports import versions

@@ -21,8 +21,9 @@ from flwr.serverapp.strategy import FedAvg
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.config import Conf, RoundsConf
+from dccl_flower.config import Conf
 from dccl_flower.flower.device_app import Arrays
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.app.run_folder import claim_folder
 from dccl_flower.simulations.experiment import device_store

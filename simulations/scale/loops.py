@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dccl_flower.config import RoundsConf, with_submodels
+from dccl_flower.image_config import RoundsConf, with_submodels
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.method import Method, find_method
 from dccl_flower.models.build import build_device_modules

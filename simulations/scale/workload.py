@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf, with_submodels
+from dccl_flower.image_config import RoundsConf, with_submodels
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.models.build import Parts
 from dccl_flower.seeds import numpy_generator

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dccl_flower.config import Conf
-from dccl_flower.simulations.arms.arms import steps_of
 from dccl_flower.simulations.reports import (
     cell,
     gap_closed,
@@ -32,7 +31,7 @@ def markdown(rows: Sequence[Row], conf: Conf, command: str) -> str:
     names = list(dict.fromkeys(name for row in good for name in row["scores"]))
     headings = ["changes", "rounds", *map(heading, names), *LAST]
     parts = [
-        f"Images that neither side holds, seed {conf.seed}, {steps_of(conf)} steps a side or a "
+        f"Images that neither side holds, seed {conf.seed}, {conf.rounds.steps} steps a side or a "
         f"third of them; {machine(versions())}.",
     ]
     for stage in dict.fromkeys(row["stage"] for row in rows):

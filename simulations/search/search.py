@@ -26,6 +26,7 @@ from dccl_flower.config_loading import dump_conf, with_overrides
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import code_digest, content_key, write_aside, write_json
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.in_process import rounds_here
 from dccl_flower.simulations.arms.arms import Arm, ArmTable, arm_conf, load_arms
@@ -91,7 +92,9 @@ class Search:
                 self._score(space.unions("together", kept), short=False)
 
     def _bounds(self) -> list[Candidate]:
-        lr = self.conf.rounds.lr
+        rounds = self.conf.rounds
+        assert isinstance(rounds, RoundsConf)  # as of all methods that have a space to search
+        lr = rounds.lr
         rates = {"twice": 2 * lr, "half": lr / 2}
         return [
             Candidate(BOUND, (name,), tuple(each.format(**rates) for each in keys), BOUND)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dccl_flower.config import DistilConf, PretrainConf
 from dccl_flower.data.batches import Pair, as_batches, endless
+from dccl_flower.image_config import DistilConf, PretrainConf
 from dccl_flower.learning.batch_statistics import OtherSide
 from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.controlled import NOBODY, LocalRecipe, train_controlled

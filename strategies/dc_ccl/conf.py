@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dccl_flower.config import (
-    ConfError,
-    DistilConf,
-    PretrainConf,
-    SubmodelsConf,
-    TwoSidedRoundsConf,
-    bound,
-    section,
-)
+from dccl_flower.config import ConfError, bound, section
+from dccl_flower.image_config import DistilConf, PretrainConf, SubmodelsConf, TwoSidedRoundsConf
 from dccl_flower.image_experiment import ImageExperiment
 
 

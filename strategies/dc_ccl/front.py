@@ -12,11 +12,11 @@ from flwr.app import ArrayRecord
 from torch import nn
 
 from dccl_flower.codecs import CODECS, FP32
-from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
 from dccl_flower.flower.device_app import Arrays, DeviceClient, Metrics
 from dccl_flower.flower.rounds import Rounds
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import MEASURED
 from dccl_flower.learning.fusion import Fusion, State
 from dccl_flower.models.frozen import exchanged_state

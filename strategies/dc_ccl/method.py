@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.profiles import Fleet, co_shares
 from dccl_flower.fleet.tiers import Workload
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import STATISTICS, LocalRecipe, late_statistics, round_recipe
 from dccl_flower.learning.evaluate import Scorer
 from dccl_flower.learning.fusion import Copy, Fusion, FusionRule, State, average

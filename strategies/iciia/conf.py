@@ -5,17 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dccl_flower.config import (
-    ConfError,
-    ImageConf,
-    MethodConf,
-    PretrainConf,
-    RoundsConf,
-    bound,
-    path,
-    section,
-    share,
-)
+from dccl_flower.config import ConfError, MethodConf, bound, path, section, share
+from dccl_flower.image_config import ImageConf, PretrainConf, RoundsConf
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.client_attention import Recipe, Serving
 

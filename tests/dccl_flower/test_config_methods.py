@@ -8,8 +8,9 @@ import pytest
 from refusals import refusal
 
 from dccl_flower import config_loading
-from dccl_flower.config import CutModelConf, ImageConf, MethodConf, bound, section
+from dccl_flower.config import MethodConf, bound, section
 from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.image_config import CutModelConf, ImageConf
 from dccl_flower.method import MethodKind, find_method
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 

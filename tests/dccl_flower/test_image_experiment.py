@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from dccl_flower.config import ConfError, ImageConf, ImageDevicesConf, SplitConf
+from dccl_flower.config import ConfError
 from dccl_flower.data.images import Images
 from dccl_flower.data.plan import make_plan
+from dccl_flower.image_config import ImageConf, ImageDevicesConf, SplitConf
 from dccl_flower.image_experiment import EVALUATION_BATCH, ImageExperiment
 
 SIZE, CLASSES = 600, 6

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dccl_flower.config import ImageConf, MethodConf, section
+from dccl_flower.config import MethodConf, section
+from dccl_flower.image_config import ImageConf
 from dccl_flower.method import MethodKind, find_method
 from dccl_flower.typed_yaml import path
 

@@ -6,7 +6,7 @@ import torch
 from tiny import tiny_loader, tiny_model
 from torch import nn
 
-from dccl_flower.config import DistilConf, PretrainConf
+from dccl_flower.image_config import DistilConf, PretrainConf
 from dccl_flower.models.frozen import Frozen
 from dccl_flower.seeds import isolated_rng
 from dccl_flower.strategies.dc_ccl.cloud import Cloud

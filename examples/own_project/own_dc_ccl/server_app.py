@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower import Cloud
-from dccl_flower.config import DistilConf, TwoSidedRoundsConf
+from dccl_flower.image_config import DistilConf, TwoSidedRoundsConf
 from dccl_flower.strategies import DcCcl
 from own_dc_ccl.task import (
     CLOUD_CLASSES,

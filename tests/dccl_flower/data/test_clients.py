@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.config import ConfError, ImageDevicesConf
+from dccl_flower.config import ConfError
 from dccl_flower.data.clients import by_classes_held, like_devices
+from dccl_flower.image_config import ImageDevicesConf
 
 # Forty cloud samples among sixty: three classes in turn, six writers, one after the other.
 LABELS = np.tile(np.arange(3), 20)

@@ -9,9 +9,10 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from dccl_flower.config import ConfError, ImageDataConf
+from dccl_flower.config import ConfError
 from dccl_flower.data import images
 from dccl_flower.data.images import open_images
+from dccl_flower.image_config import ImageDataConf
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.config import ConfError, ImageDevicesConf
+from dccl_flower.config import ConfError
 from dccl_flower.data.partition import partition
+from dccl_flower.image_config import ImageDevicesConf
 
 # Thirty device samples among sixty: ten each of classes 0, 1, 2. Six people wrote them: 2 and 7
 # three samples each, 3 to 6 six samples each.

@@ -4,11 +4,12 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from dccl_flower.config import ConfError, ImageConf, ImageDevicesConf, SplitConf
+from dccl_flower.config import ConfError
 from dccl_flower.data import plan as plan_module
 from dccl_flower.data.images import Images
 from dccl_flower.data.plan import FORMAT, make_plan, open_plan
 from dccl_flower.files import content_key
+from dccl_flower.image_config import ImageConf, ImageDevicesConf, SplitConf
 
 
 @pytest.fixture(autouse=True)

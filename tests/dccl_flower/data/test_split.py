@@ -3,8 +3,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dccl_flower.config import ConfError, SplitConf
+from dccl_flower.config import ConfError
 from dccl_flower.data.split import hold_out, split_sides, subset
+from dccl_flower.image_config import SplitConf
 
 # Six samples of class 0, six of class 1, ten of class 2.
 LABELS = np.repeat([0, 1, 2], [6, 6, 10])

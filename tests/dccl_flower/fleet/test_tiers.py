@@ -5,9 +5,10 @@ import torch
 from tiny import tiny_model
 
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import ConfError, RoundsConf
+from dccl_flower.config import ConfError
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.fleet.tiers import Workload, turn_costs
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.learning.widths import Widths
 from dccl_flower.models.frozen import exchanged_state
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.config import DistilConf
 from dccl_flower.data.batches import as_batches
 from dccl_flower.data.loader import ImageLoader
+from dccl_flower.image_config import DistilConf
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.distil import distil
 from dccl_flower.learning.evaluate import predict

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.config import TwoSidedRoundsConf
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.batch_statistics import (
     OtherSide,
     mixed_statistics,

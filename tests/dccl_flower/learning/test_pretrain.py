@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.config import PretrainConf
 from dccl_flower.data.batches import as_batches
+from dccl_flower.image_config import PretrainConf
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.pretrain import pretrain

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dccl_flower.config import TwoSidedRoundsConf
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import (
     STATISTICS,
     LocalRecipe,

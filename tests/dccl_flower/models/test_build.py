@@ -6,7 +6,8 @@ from timm.layers import StdConv2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.config import BackboneConf, ConfError, MimicModelConf
+from dccl_flower.config import ConfError
+from dccl_flower.image_config import BackboneConf, MimicModelConf
 from dccl_flower.models import build as build_module
 from dccl_flower.models.build import (
     build_base,

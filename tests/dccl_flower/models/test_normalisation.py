@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import conv2d, hardswish
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dccl_flower.config import Normalisation
+from dccl_flower.image_config import Normalisation
 from dccl_flower.models.frozen import Frozen
 from dccl_flower.models.normalisation import (
     NORM_RULES,

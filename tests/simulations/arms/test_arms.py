@@ -16,7 +16,6 @@ from dccl_flower.simulations.arms.arms import (
     parse_arms,
     parse_seeds,
     plan_arms,
-    steps_of,
 )
 
 TABLE = load_arms("dc_ccl")
@@ -221,7 +220,7 @@ def test_no_arm_may_take_more_steps_than_the_central_ones(tmp_path):
     with pytest.raises(ConfError, match=r"arm strict: 480 steps are more than the 240"):
         plan_arms(TABLE, conf, ["central-m", "strict"], [0], tmp_path)
     plan_arms(TABLE, conf, ["strict"], [0], tmp_path)
-    assert steps_of(arm_conf(TABLE, "strict", conf, 0)) == 480
+    assert arm_conf(TABLE, "strict", conf, 0).rounds.steps == 480
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "paper", "probe"])

@@ -12,8 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dccl_flower.config import RoundsConf
 from dccl_flower.config_loading import dump_conf, load_conf
+from dccl_flower.image_config import RoundsConf
 from dccl_flower.simulations.app.events import EventWriter
 from dccl_flower.simulations.experiment import cached_experiment
 from dccl_flower.simulations.scale.flower import (

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dccl_flower.config import RoundsConf, with_submodels
 from dccl_flower.config_loading import load_conf
+from dccl_flower.image_config import RoundsConf, with_submodels
 from dccl_flower.models.build import build_device_modules
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.scale.loops import loop, measure, take_turn

@@ -7,7 +7,7 @@ import torch
 from clouds import cloud_of, same, stem_cloud
 from tiny import tiny_cloud, tiny_loader, tiny_model
 
-from dccl_flower.config import DistilConf, PretrainConf
+from dccl_flower.image_config import DistilConf, PretrainConf
 from dccl_flower.learning.controlled import LocalRecipe
 from dccl_flower.learning.evaluate import predict
 

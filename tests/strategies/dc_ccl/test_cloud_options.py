@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.config import DistilConf, PretrainConf
 from dccl_flower.data.batches import endless
+from dccl_flower.image_config import DistilConf, PretrainConf
 from dccl_flower.learning.compute import Compute
 from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import predict

@@ -18,9 +18,9 @@ from local_grid import LocalGrid
 from tiny import device_loader, run_tiny, tiny_app, tiny_cloud, tiny_strategy
 
 from dccl_flower import DcCclClient, numpy_client_app
-from dccl_flower.config import TwoSidedRoundsConf
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.fleet.roster import Rules
+from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.fusion import Fusion
 
 RECORDED = json.loads(Path(__file__).with_name("recorded.json").read_text())
