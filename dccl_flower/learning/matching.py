@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,7 +113,8 @@ class Pool:
         if not len(keys):
             return torch.empty(0, dtype=torch.long)
         asked = min(each + len(self.of_user(without_user)), len(self._users))
-        distances, positions = self._index.kneighbors(keys.numpy(), asked)
+        with threadpool_limits(1):  # which of equals are found would depend on the threads
+            distances, positions = self._index.kneighbors(keys.numpy(), asked)
         is_other = self._users.numpy()[positions] != without_user
         is_close = is_other & (is_other.cumsum(1) <= each)
         order = np.lexsort((positions[is_close], distances[is_close]))
