@@ -69,14 +69,14 @@ def rows_of_some_users(users: Tensor, most: int, generator: torch.Generator) -> 
     """Return the rows, in order, of users drawn at random, ``most`` rows at most.
 
     ``users`` (N,) are those of the rows. A pool is made smaller by whole users, so that matching by
-    user loses no more than matching by sample. Raises ValueError where not one user fits.
+    user loses no more than matching by sample. Raises ValueError where the first one does not fit.
     """
     names, places, rows = users.unique(return_inverse=True, return_counts=True)
     order = torch.randperm(len(names), generator=generator)
     is_drawn = torch.zeros(len(names), dtype=torch.bool)
     is_drawn[order[rows[order].cumsum(0) <= most]] = True
     if not is_drawn.any():
-        raise ValueError(f"most={most}: must leave room for the rows of one user")
+        raise ValueError(f"most={most}: must leave room for the rows of any user")
     return is_drawn[places].nonzero().squeeze(1)
 
 
