@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 import torch
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -68,14 +69,14 @@ def rows_of_some_users(users: Tensor, most: int, generator: torch.Generator) -> 
     """Return the rows, in order, of users drawn at random, ``most`` rows at most.
 
     ``users`` (N,) are those of the rows. A pool is made smaller by whole users, so that matching by
-    user loses no more than matching by sample. Raises ValueError where not one user fits.
+    user loses no more than matching by sample. Raises ValueError where the first one does not fit.
     """
     names, places, rows = users.unique(return_inverse=True, return_counts=True)
     order = torch.randperm(len(names), generator=generator)
     is_drawn = torch.zeros(len(names), dtype=torch.bool)
     is_drawn[order[rows[order].cumsum(0) <= most]] = True
     if not is_drawn.any():
-        raise ValueError(f"most={most}: must leave room for the rows of one user")
+        raise ValueError(f"most={most}: must leave room for the rows of any user")
     return is_drawn[places].nonzero().squeeze(1)
 
 
@@ -112,7 +113,8 @@ class Pool:
         if not len(keys):
             return torch.empty(0, dtype=torch.long)
         asked = min(each + len(self.of_user(without_user)), len(self._users))
-        distances, positions = self._index.kneighbors(keys.numpy(), asked)
+        with threadpool_limits(1):  # which of equals are found would depend on the threads
+            distances, positions = self._index.kneighbors(keys.numpy(), asked)
         is_other = self._users.numpy()[positions] != without_user
         is_close = is_other & (is_other.cumsum(1) <= each)
         order = np.lexsort((positions[is_close], distances[is_close]))

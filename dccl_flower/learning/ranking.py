@@ -48,9 +48,9 @@ def user_scores(logits: Tensor, labels: Tensor, k: int = 10) -> UserScores:
     rows, target = len(logits), labels.long().cpu()
     if not target.any():
         return UserScores(nan, nan, nan, nan, rows)
-    # Ranks within [0, 1], since torchmetrics would pass logits through a sigmoid, which makes
-    # large ones equal.
-    ranks = torch.unique(logits.cpu(), return_inverse=True)[1]
+    # Ranks from 1 in place of logits: torchmetrics takes the AUC of a sigmoid of what is not within
+    # [0, 1], which makes large logits equal, and overlooks scores of 0 or less in the MRR.
+    ranks = 1 + torch.unique(logits.cpu(), return_inverse=True)[1]
     auc = nan
     if not target.all():
         auc = binary_auroc(ranks / rows, target, validate_args=False).item()

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dccl_flower.data.samples import Samples
@@ -57,9 +58,10 @@ def local_probability(
     )
     is_own = np.repeat([1, 0], [len(own), len(outside)])
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    scored = cross_val_predict(
-        classifier, np.concatenate([own, outside]), is_own, cv=parts, method="predict_proba"
-    )
+    with threadpool_limits(1):  # a fit is so small that threads would only wait for each other
+        scored = cross_val_predict(
+            classifier, np.concatenate([own, outside]), is_own, cv=parts, method="predict_proba"
+        )
     return scored[len(own) :, 1]
 
 
