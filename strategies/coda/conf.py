@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from dccl_flower.config import BareRoundsConf, ConfError, MethodConf
@@ -47,22 +47,23 @@ class SieveConf:
 
     By the classifier's probability: ``hard`` keeps those of ``threshold`` or more, ``soft`` weighs
     them by their odds, ``cap`` at most. ``users``, of MPDA, keeps each user whose samples make the
-    model rank the own ones better. The classifier is fitted in ``folds``, with each inverse
-    ``regularisation``; it sees labels and profiles where these are true.
+    model rank the own ones better. The classifier ``sees`` what is liked and what is not, or what
+    the model makes of a sample, then ``with_label`` and ``with_profile`` or without; it is fitted in
+    ``folds``, by scikit-learn's C of ``strength``.
     """
 
     keeps: Literal["hard", "soft", "users", "all"] = "hard"
-    threshold: float = bound(0.5, above=0, at_most=1)
+    threshold: float = bound(0.6, above=0, at_most=1)
     cap: float = bound(10.0, above=0)
     folds: int = bound(5, at_least=2)
+    strength: float = bound(0.01, above=0)
+    sees: Literal["taste", "representation"] = "taste"
     with_label: bool = True
     with_profile: bool = False
 
     def sieve(self) -> Sieve:
         """Return how a device sifts."""
-        return Sieve(
-            self.keeps, self.threshold, self.cap, self.folds, self.with_label, self.with_profile
-        )
+        return Sieve(**asdict(self))
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from dccl_flower.learning.sample_classifier import (
     classifier_inputs,
     keep_hard,
     local_probability,
+    taste_inputs,
     weigh_soft,
 )
 from dccl_flower.models.recommender import Recommender
@@ -29,6 +31,8 @@ class Sieve:
     threshold: float
     cap: float
     folds: int
+    strength: float
+    sees: str
     with_label: bool
     with_profile: bool
 
@@ -57,17 +61,20 @@ def _weights(
 ) -> Tensor:
     if sieve.keeps == "all":
         return torch.ones(count(outside))
-    inside, beyond = (
-        classifier_inputs(
-            model, each, with_label=sieve.with_label, with_profile=sieve.with_profile
-        )
-        for each in (own, outside)
-    )
+    inside, beyond = (_seen(model, each, sieve) for each in (own, outside))
     seed = int(torch.randint(2**31, (), generator=generator))
-    probability = local_probability(inside, beyond, seed, sieve.folds)
+    probability = local_probability(inside, beyond, seed, sieve.folds, sieve.strength)
     if sieve.keeps == "hard":
         return keep_hard(probability, sieve.threshold)
     return weigh_soft(probability, sieve.cap)
+
+
+def _seen(model: Recommender, samples: Samples, sieve: Sieve) -> np.ndarray:
+    if sieve.sees == "taste":
+        return taste_inputs(model, samples)
+    return classifier_inputs(
+        model, samples, with_label=sieve.with_label, with_profile=sieve.with_profile
+    )
 
 
 def _learn_by_user(

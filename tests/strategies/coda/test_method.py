@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -139,7 +141,9 @@ def test_shares_are_of_what_is_kept(experiment):
     server, _ = halves(experiment_of("method.report_kept=true"))
     clusters = experiment.log.clusters[server.pool.samples["user"].numpy()]
     mine = experiment.log.clusters[experiment.users[0]]
-    same, other = (torch.from_numpy(np.flatnonzero(each)) for each in (clusters == mine, clusters != mine))
+    same, other = (
+        torch.from_numpy(np.flatnonzero(each)) for each in (clusters == mine, clusters != mine)
+    )
     found = torch.cat([same[:2], other[:2]])
     told_kept = Answer(0, {}, 1, {}, {"kept": torch.tensor([1.0, 0.5, 0.5, 0.0])})
     server._measure({0: found}, {0: told_kept})
@@ -217,14 +221,16 @@ ARMS = {
     "coarse": ("sieve.keeps=all",),
     "mpda": ("matching.by=users", "sieve.keeps=users"),
     "hard": ("sieve.keeps=hard", "wire.codec=int8"),
+    "representation": ("sieve.sees=representation", "sieve.with_profile=true"),
     "soft": ("sieve.keeps=soft", "rounds.count=2", "devices.per_round=2"),
 }
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_runs_to_its_end(arm, tmp_path):
-    results = run_here(experiment_of(*ARMS[arm]), tmp_path / "run", Display())
-    assert 0 <= results["metrics"]["served"]["gauc"] <= 1
+    run_here(experiment_of(*ARMS[arm]), tmp_path / "run", Display())
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 <= results["final"]["gauc"] <= 1
 
 
 WRONG = {
