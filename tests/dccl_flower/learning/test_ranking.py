@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from dccl_flower.learning.ranking import UserScores, gauc, paired_interval, summary, user_scores
+from dccl_flower.learning.ranking import gauc, paired_interval, user_scores
 
-KEYS = ["gauc", "hit", "ndcg", "mrr", "users_without_auc", *(f"gauc.{d}" for d in range(1, 11))]
 labelled = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, max_size=15)
 few = settings(deadline=None, max_examples=40)
 
@@ -105,36 +104,6 @@ def test_gauc_is_weighed_by_rows_over_users_who_have_an_auc():
     assert gauc(aucs, counts) == pytest.approx((0.5 * 30 + 1.0 * 10) / 40)
     assert isnan(gauc(torch.tensor([nan]), torch.tensor([3])))
     assert isnan(gauc(torch.empty(0), torch.empty(0)))
-
-
-def test_a_summary_by_hand():
-    users = [
-        UserScores(0.5, 1.0, 0.5, 0.5, 30),
-        UserScores(1.0, 0.0, 0.1, 0.1, 10),
-        UserScores(nan, 1.0, 1.0, 1.0, 7),
-        UserScores(nan, nan, nan, nan, 5),
-    ]
-    found = summary(users, [1, 10, 10, 2])
-    assert list(found) == KEYS
-    assert found["gauc"] == pytest.approx(25 / 40)
-    assert found["hit"] == pytest.approx(2 / 3)
-    assert found["ndcg"] == found["mrr"] == pytest.approx(1.6 / 3)
-    assert found["users_without_auc"] == 2
-    assert (found["gauc.1"], found["gauc.10"]) == (0.5, 1.0)
-    assert all(isnan(found[f"gauc.{decile}"]) for decile in range(2, 10))
-
-
-def test_a_summary_of_nobody_has_the_same_keys():
-    found = summary([], [])
-    assert list(found) == KEYS
-    assert found.pop("users_without_auc") == 0
-    assert all(isnan(value) for value in found.values())
-
-
-@pytest.mark.parametrize("deciles", [[], [0], [11], [1, 2]])
-def test_each_user_has_a_decile(deciles):
-    with pytest.raises(ValueError, match="deciles of 1 users"):
-        summary([UserScores(0.5, 1.0, 1.0, 1.0, 2)], deciles)
 
 
 def interval(differences, weights=None, seed=0, **options):

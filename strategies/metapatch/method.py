@@ -1,0 +1,157 @@
+"""MetaPatch's server half, and how both halves are made from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dccl_flower.codecs import State
+from dccl_flower.data.interactions import RECENT
+from dccl_flower.data.samples import Samples
+from dccl_flower.fleet.tiers import Workload
+from dccl_flower.interaction_experiment import InteractionExperiment, recipe
+from dccl_flower.learning.fusion import average
+from dccl_flower.learning.metapatch import distil_model, distil_patches
+from dccl_flower.learning.recommend import fit, predict
+from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
+from dccl_flower.models.frozen import Exchanged
+from dccl_flower.seeds import torch_generator
+from dccl_flower.strategies.exchange import copies_of
+from dccl_flower.strategies.metapatch.conf import MetaPatchConf, conf_of
+from dccl_flower.strategies.metapatch.device import (
+    Adapt,
+    MetaPatchDevice,
+    Score,
+    StageOne,
+    StageTwo,
+)
+from dccl_flower.strategies.metapatch.parts import (
+    ENCODER,
+    MODEL,
+    PATCHES,
+    VECTOR,
+    Parts,
+    copied,
+)
+from dccl_flower.strategies.ranked import SCORES, Ranked
+
+Exchanges = Generator[Mapping[int, Ask], Mapping[int, Answer], None]
+NOTHING = torch.zeros(0)
+
+
+class MetaPatchServer(Ranked):
+    """The server's half: it keeps each device's vector, and learns of what these make of its model.
+
+    ``vectors`` has all devices that have ever answered; without MetaPatch they are empty. The
+    teacher of a device that did not answer this time is the model of now under its last vector.
+    """
+
+    def __init__(self, experiment: InteractionExperiment, on_progress: OnProgress) -> None:
+        super().__init__(experiment, on_progress)
+        self.conf = conf_of(experiment)
+        self.parts = Parts(experiment, self.model)
+        self.vectors: dict[int, Tensor] = {}
+
+    def initial_state(self) -> State:
+        """Return the model as the cloud first trains it, and bases as they are drawn."""
+        self.prepare()
+        return copied(self.parts.deployed)
+
+    def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
+        """Have devices adapt the model, learn of what they answer, and redeploy it."""
+        self.parts.deployed.load(state)
+        # Each device fits its vector, or what stands for it, and scores the model that this makes.
+        adapt = Adapt(recipe(self.conf.device), self.conf.top_k)
+        like = {VECTOR: self.parts.patches.start()} if self.parts.has_vectors else {}
+        answers = yield dict.fromkeys(
+            devices, Ask(state, adapt, like=like, wants=(SCORES,), brings=VECTOR)
+        )
+        self.take(answers.values())
+        self.vectors |= {d: each.state.get(VECTOR, NOTHING) for d, each in answers.items()}
+        # Stage 1 and stage 2, where the samples are.
+        if self.conf.method.raw_samples == "device":
+            yield from self._learn_on_devices(list(answers))
+        else:
+            self._learn_here(number)
+        # What devices are sent next; the encoder stays.
+        state = copied(self.parts.deployed)
+        if self.conf.method.serves == "cloud":
+            score = Score(self.conf.top_k)
+            ask = Ask(copied(self.parts.alone), score, like={}, wants=(SCORES,), brings=SCORES)
+            scored = yield dict.fromkeys(answers, ask)
+            self.take(scored.values())
+        return state
+
+    def state_dict(self, state: State) -> dict[str, State]:
+        """Return the model, and where devices adapt by MetaPatch the bases and the encoder."""
+        self.parts.deployed.load(state)
+        modules = {MODEL: self.model}
+        if self.parts.has_vectors:
+            modules |= {PATCHES: self.parts.patches, ENCODER: self.parts.encoder}
+        return {role: module.state_dict() for role, module in modules.items()}
+
+    def _learn_here(self, number: int) -> None:
+        """Learn in place of the recent samples of all devices that have answered."""
+        cloud, parts, settings = self.conf.cloud, self.parts, self.conf.cloud.distillation()
+        if cloud.learns == "nothing":
+            return
+        samples, vectors = self._gathered()
+        stage_1, stage_2 = (
+            torch_generator(self.conf.seed, stage, "round", number)
+            for stage in ("stage 1", "stage 2")
+        )
+        how = recipe(cloud.stage_1)
+        if cloud.learns == "data":
+            fit(self.model, self.model.parameters(), samples, how, stage_1)
+            return
+        # Of the devices' models as they answered: before the model learns.
+        teacher = predict(parts.patched(), samples | {VECTOR: vectors})
+        if cloud.model_learns:
+            distil_model(self.model, samples, teacher, how, settings, stage_1)
+        if cloud.patches_learn:
+            how = recipe(cloud.stage_2)
+            given = (samples, vectors, teacher, how, settings, stage_2)
+            distil_patches(self.model, parts.patches, parts.encoder, *given)
+
+    def _gathered(self) -> tuple[Samples, Tensor]:
+        """Return the samples, device by device, and the vector of each one's device."""
+        users, log = self.experiment.users, self.experiment.log
+        rows = [log.rows_of(int(users[device]), RECENT) for device in self.vectors]
+        owned = zip(self.vectors.values(), rows, strict=True)
+        vectors = [vector.expand(len(own), -1) for vector, own in owned]
+        return self.experiment.samples(np.concatenate(rows)), torch.cat(vectors)
+
+    def _learn_on_devices(self, devices: Sequence[int]) -> Exchanges:
+        """Have devices learn the same of their own samples, and average what they learn."""
+        cloud, parts = self.conf.cloud, self.parts
+        if cloud.model_learns:
+            one = StageOne(recipe(cloud.stage_1), cloud.has_teachers)
+            ask = Ask(copied(parts.alone), one)
+            yield from _averaged(parts.alone, devices, ask)
+        if cloud.patches_learn:
+            ask = Ask(
+                copied(parts.taught),
+                StageTwo(recipe(cloud.stage_2)),
+                beside={MODEL: copied(parts.alone)},
+                sends=PATCHES,
+                brings=PATCHES,
+            )
+            yield from _averaged(parts.taught, devices, ask)
+
+
+def _averaged(learnt: Exchanged, devices: Sequence[int], ask: Ask) -> Exchanges:
+    answers = yield dict.fromkeys(devices, ask)
+    learnt.load(average(None, copies_of(answers.values()), 0.0))
+
+
+def check(experiment: InteractionExperiment) -> Workload:
+    """Return what a turn takes a device. Raises ConfError for what does not go together."""
+    return MetaPatchServer(experiment, lambda *_: None).workload()
+
+
+METAPATCH = MethodKind(
+    MetaPatchConf, InteractionExperiment.open, MetaPatchServer, MetaPatchDevice, check
+)
