@@ -13,7 +13,6 @@ from flwr.client import NumPyClient
 from safetensors.torch import load as load_safetensors
 
 from dccl_flower.codecs import CODECS, FP32, FP64, Codec
-from dccl_flower.data.batches import as_batches
 from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import LACKS, DeviceStore, Parcel
 from dccl_flower.engine import peak_rss_mb
@@ -29,15 +28,16 @@ MERGE_AFTER = 16
 class DeviceClient(NumPyClient):
     """A device's half behind messages; which device it plays stands in each message's config.
 
-    ``load_data`` gives a device id's private batches (images, labels), e.g. a DataLoader; ``store``
-    is the folder where a device keeps what it was sent, and what it remembers.
+    ``load_data`` gives a device id's private samples as the half takes them, mostly batches (images,
+    labels), e.g. a DataLoader; ``store`` is the folder where a device keeps what it was sent, and
+    what it remembers.
     """
 
     def __init__(
         self, half: DeviceHalf, load_data: Callable[[int], Any], store: str | os.PathLike[str]
     ) -> None:
         self._half = half
-        self._load = lambda device: as_batches(load_data(device))
+        self._load = load_data
         self._store = DeviceStore(store)
 
     def get_properties(self, config: Metrics) -> Metrics:

@@ -48,8 +48,8 @@ class SieveConf:
     By the classifier's probability: ``hard`` keeps those of ``threshold`` or more, ``soft`` weighs
     them by their odds, ``cap`` at most. ``users``, of MPDA, keeps each user whose samples make the
     model rank the own ones better. The classifier ``sees`` what is liked and what is not, or what
-    the model makes of a sample, then ``with_label`` and ``with_profile`` or without; it is fitted in
-    ``folds``, by scikit-learn's C of ``strength``.
+    the model makes of a sample, ``with_label`` and ``with_profile`` or without. It is fitted in
+    ``folds``, by a penalty that is the weaker the larger ``strength`` is.
     """
 
     keeps: Literal["hard", "soft", "users", "all"] = "hard"

@@ -75,7 +75,7 @@ class CodaDevice:
         raise ValueError("answers of devices with models of their own do not merge")
 
     def _learn(self, ask: Ask, device: Device) -> Tensor | None:
-        """Train the model in place; return the weights of outside samples where these are wanted."""
+        """Train the model in place; return outside samples' weights where these are wanted."""
         turn, own, generator = ask.turn, device.own.own, device.generator("learn")
         if MATCHED not in ask.beside:
             fit(self._model, self._model.parameters(), own, turn.recipe, generator)

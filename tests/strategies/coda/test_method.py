@@ -234,7 +234,7 @@ def test_every_arm_runs_to_its_end(arm, tmp_path):
 
 
 WRONG = {
-    "matching.most=1": "matching.most=1: must leave room for the rows of one user",
+    "matching.most=1": "matching.most=1: must leave room for the rows of any user",
     "matching.item_weight=0 matching.features_weight=0 matching.history_weight=0": (
         "matching.history_weight=0: must be above 0"
     ),
