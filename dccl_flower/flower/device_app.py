@@ -28,7 +28,7 @@ MERGE_AFTER = 16
 class DeviceClient(NumPyClient):
     """A device's half behind messages; which device it plays stands in each message's config.
 
-    ``load_data`` gives a device id's private samples as the half takes them, mostly batches (images,
+    ``load_data`` gives a device id's private samples as the half takes them: batches (images,
     labels), e.g. a DataLoader; ``store`` is the folder where a device keeps what it was sent, and
     what it remembers.
     """
