@@ -64,7 +64,7 @@ class Device:
         """The device's own samples, in the form that the experiment loads them in."""
         return self.load(self.number)
 
-    @property
+    @cached_property
     def batches(self) -> Batches:
         """The device's own samples, of an experiment that loads them in batches of any kind."""
         return as_batches(self.own)

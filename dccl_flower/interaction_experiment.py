@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class InteractionExperiment(Experiment):
     log: Interactions
 
     @classmethod
-    def open(cls, conf: Conf) -> InteractionExperiment:
+    def open(cls, conf: Conf) -> Self:
         """Read or draw the log of a configuration, or find it done.
 
         Raises ConfError where the log is impossible, or has fewer users to score than devices.
@@ -53,7 +53,7 @@ class InteractionExperiment(Experiment):
             raise ConfError(f"devices.count={given.devices.count}: only {there}")
         return experiment
 
-    def on_unseen(self) -> InteractionExperiment:
+    def on_unseen(self) -> Self:
         """Return the experiment that scores by the later half of what devices hold."""
         return self.open(replace(self.conf, scoring="validation"))
 

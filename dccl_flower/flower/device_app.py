@@ -28,8 +28,9 @@ MERGE_AFTER = 16
 class DeviceClient(NumPyClient):
     """A device's half behind messages; which device it plays stands in each message's config.
 
-    ``load_data`` gives a device id's private batches (images, labels), e.g. a DataLoader; ``store``
-    is the folder where a device keeps what it was sent, and what it remembers.
+    ``load_data`` gives a device id's private samples as the half takes them: batches (images,
+    labels), e.g. a DataLoader; ``store`` is the folder where a device keeps what it was sent, and
+    what it remembers.
     """
 
     def __init__(

@@ -37,8 +37,19 @@ def classifier_inputs(
     return torch.cat([*seen, *label], 1).double().numpy()
 
 
+@torch.no_grad()
+def taste_inputs(model: Recommender, samples: Samples) -> np.ndarray:
+    """Return the vectors (N, D) of items and their features, turned round where not liked.
+
+    A linear classifier of these tells apart who likes what; what the items are, and what was liked
+    before, which are much the same in all of a device's own samples, it cannot go by.
+    """
+    signs = 2 * samples["label"].unsqueeze(1) - 1
+    return (signs * model.embedded.of_items(samples["item"])).double().numpy()
+
+
 def local_probability(
-    own: np.ndarray, outside: np.ndarray, seed: int, folds: int = 5
+    own: np.ndarray, outside: np.ndarray, seed: int, folds: int = 5, strength: float = 1.0
 ) -> np.ndarray:
     """Return how probable it is (M,) that each sample from outside is an own one.
 
@@ -46,7 +57,8 @@ def local_probability(
     denser own samples lie there than those outside. Each sample is scored by a classifier that has
     not seen it, fitted on the other folds; there are no more folds than samples on either side.
     With fewer than two on one side no classifier can be fitted, and all are 0: nothing is kept.
-    Raises ValueError for fewer than two folds.
+    The penalty on the weights is the weaker the larger ``strength`` is (scikit-learn's C). Raises
+    ValueError for fewer than two folds.
     """
     if folds < 2:
         raise ValueError(f"folds={folds}: must be 2 or more")
@@ -54,7 +66,7 @@ def local_probability(
     if folds < 2:
         return np.zeros(len(outside))
     classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+        StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
     )
     is_own = np.repeat([1, 0], [len(own), len(outside)])
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)

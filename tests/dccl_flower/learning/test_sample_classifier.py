@@ -11,6 +11,7 @@ from dccl_flower.learning.sample_classifier import (
     classifier_inputs,
     keep_hard,
     local_probability,
+    taste_inputs,
     weigh_soft,
 )
 from dccl_flower.models.recommender import build_recommender
@@ -67,6 +68,27 @@ def test_samples_are_left_as_they_are():
     samples = small_samples()
     classifier_inputs(model_of("din"), samples, with_label=True, with_profile=False)
     assert all(torch.equal(samples[name], values) for name, values in small_samples().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_of_taste_items_are_seen_and_turned_round_where_not_liked(name):
+    model, samples = model_of(name), small_samples()
+    seen = taste_inputs(model, samples)
+    with torch.no_grad():
+        items = model.embedded.of_items(samples["item"]).double().numpy()
+    is_liked = samples["label"].numpy() > 0
+    assert 0 < is_liked.sum() < len(is_liked)
+    np.testing.assert_array_equal(seen[is_liked], items[is_liked])
+    np.testing.assert_array_equal(seen[~is_liked], -items[~is_liked])
+
+
+def test_the_stronger_the_penalty_the_closer_to_a_half():
+    own, outside = normal(50, 1, "own"), normal(50, -1, "outside")
+    far = [
+        np.abs(local_probability(own, outside, 0, strength=strength) - 0.5).mean()
+        for strength in (1.0, 0.01, 0.0001)
+    ]
+    assert far[0] > far[1] > far[2]
 
 
 def test_odds_are_the_ratio_of_the_densities():
