@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dccl_flower.codecs import State
 from dccl_flower.data.interactions import RECENT
@@ -88,7 +88,7 @@ class MetaPatchServer(Ranked):
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the model, and where devices adapt by MetaPatch the bases and the encoder."""
         self.parts.deployed.load(state)
-        modules = {MODEL: self.model}
+        modules: dict[str, nn.Module] = {MODEL: self.model}
         if self.parts.has_vectors:
             modules |= {PATCHES: self.parts.patches, ENCODER: self.parts.encoder}
         return {role: module.state_dict() for role, module in modules.items()}
