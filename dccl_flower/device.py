@@ -15,7 +15,7 @@ from safetensors.torch import load as load_safetensors
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import FP32, Codec, State, Vectors
-from dccl_flower.data.batches import Batches
+from dccl_flower.data.batches import Batches, as_batches
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.files import write_aside
 from dccl_flower.method import Answer, Ask
@@ -66,14 +66,13 @@ class Device:
 
     @property
     def batches(self) -> Batches:
-        """The device's own samples, of an experiment that loads them in batches."""
-        batches: Batches = self.own
-        return batches
+        """The device's own samples, of an experiment that loads them in batches of any kind."""
+        return as_batches(self.own)
 
     def example(self) -> torch.Tensor:
         """Return two of the device's images, to measure models by."""
         with isolated_rng(self.seed, "example"):
-            images, _ = next(iter(self.load(self.number)))
+            images, _ = next(iter(as_batches(self.load(self.number))))
         return images[:2]
 
     def generator(self, purpose: str, *more: int) -> torch.Generator:

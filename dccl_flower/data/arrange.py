@@ -63,11 +63,15 @@ def arrange(found: Found, conf: LogDataConf, seed: int) -> Interactions:
     rows = [users, items, labels, times, parts_of(users, times, conf.split)]
     if conf.implicit:
         rows = _with_negatives(rows, conf, seed)
-    kinds = (np.int32, np.int32, np.uint8, np.int64, np.uint8)
+    users, items, labels, times, parts = rows
     return Interactions(
-        *(column.astype(kind) for column, kind in zip(rows, kinds, strict=True)),
-        profiles=_table(found.profiles, user_ids, chosen_users),
-        features=_table(found.features, item_ids, chosen_items),
+        users.astype(np.int32),
+        items.astype(np.int32),
+        labels,
+        times,
+        parts,
+        _table(found.profiles, user_ids, chosen_users),
+        _table(found.features, item_ids, chosen_items),
     )
 
 
@@ -130,7 +134,7 @@ def _with_negatives(rows: list[np.ndarray], conf: LogDataConf, seed: int) -> lis
     ever = conf.negatives + 1
     users, times, parts = (np.repeat(column, ever) for column in (users, times, parts))
     items = np.column_stack([items, drawn]).ravel()
-    labels = np.column_stack([labels, np.zeros_like(drawn)]).ravel()
+    labels = np.column_stack([labels, np.zeros(drawn.shape, np.uint8)]).ravel()
     order = np.lexsort((parts, times, users))
     return [column[order] for column in (users, items, labels, times, parts)]
 

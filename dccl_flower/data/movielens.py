@@ -25,7 +25,7 @@ LATIN = "latin-1"
 
 
 def movielens_files(conf: LogDataConf) -> tuple[str, list[Path]]:
-    """Return which MovieLens a folder holds, and its files. Raises ConfError where it holds none."""
+    """Return which MovieLens a folder holds, and its files. Raises ConfError if it holds none."""
     folder = given_path(conf)
     if not folder.is_dir():
         raise ConfError(f"data.path={conf.path}: no such folder")
@@ -46,24 +46,24 @@ def read_movielens(conf: LogDataConf) -> Found:
     readers = {"100K": _read_100k, "1M": _read_1m, "20M": _read_20m}
     try:
         columns, profiles, features = readers[version](ratings, *others)
+    except ConfError:
+        raise
     except (KeyError, ValueError, OSError) as error:
-        if isinstance(error, ConfError):
-            raise
         raise tables.unreadable(ratings.parent, error) from error
-    where = f"data.path={ratings}"
-    users, items, stars, times = (tables.numbers(columns, each, where) for each in columns.names)
-    whole = (column.astype(np.int64) for column in (users, items))
-    return Found(where, *whole, stars, times.astype(np.int64), profiles, features)
+    where, names = f"data.path={ratings}", columns.column_names
+    users, items, stars, times = (tables.numbers(columns, each, where) for each in names)
+    users, items, times = (column.astype(np.int64) for column in (users, items, times))
+    return Found(where, users, items, stars, times, profiles, features)
 
 
 def _read_100k(ratings: Path, people: Path, movies: Path) -> tuple[pa.Table, Codes, Codes]:
     names = ("user", "item", "rating", "time")
     columns = tables.read_csv(ratings, names, (), "\t", LATIN, names)
-    known = {}
-    for user, age, gender, work, *_ in _fields(people, "|", 5):
-        known[int(user)] = (age, gender, work)
-    codes = _codes(work for _, _, work in known.values())
-    profiles = {u: (*_age_gender(age, sex), codes[work]) for u, (age, sex, work) in known.items()}
+    rows = _fields(people, "|", 5)
+    works = _codes(fields[3] for fields in rows)
+    profiles = {}
+    for user, age, gender, work, *_ in rows:
+        profiles[int(user)] = (*_age_gender(age, gender), works[work])
     genres = {}
     for movie, *fields in _fields(movies, "|", 6):
         flags = fields[4:]
@@ -86,7 +86,7 @@ def _read_20m(ratings: Path, movies: Path) -> tuple[pa.Table, Codes, Codes]:
     names = ("userId", "movieId", "rating", "timestamp")
     columns = tables.read_csv(ratings, names, ())
     with movies.open(encoding="utf-8", newline="") as file:
-        rows = [(row["movieId"], row["genres"]) for row in csv.DictReader(file)]
+        rows = [(row["movieId"], row["genres"]) for row in csv.DictReader(file, restval="")]
     return columns, {}, _first_genres(rows)
 
 

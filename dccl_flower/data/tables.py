@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.compute
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
+from pyarrow import csv as arrow_csv
+from pyarrow import json as arrow_json
+from pyarrow import parquet
 
 from dccl_flower.config import ConfError
 
@@ -50,12 +49,14 @@ def read_csv(
     """
     types = dict.fromkeys(texts, pa.string())
     try:
-        return pa.csv.read_csv(
+        return arrow_csv.read_csv(
             str(file),
-            pa.csv.ReadOptions(column_names=names, encoding=encoding),
-            pa.csv.ParseOptions(delimiter=separator),
-            pa.csv.ConvertOptions(include_columns=list(columns), column_types=types),
+            arrow_csv.ReadOptions(column_names=names, encoding=encoding),
+            arrow_csv.ParseOptions(delimiter=separator),
+            arrow_csv.ConvertOptions(include_columns=list(columns), column_types=types),
         )
+    except KeyError as error:
+        raise unreadable(file, error) from error
     except (UnicodeError, LookupError) as error:
         raise not_of_encoding(encoding, file) from error
     except pa.ArrowInvalid as error:
@@ -66,11 +67,11 @@ def read_csv(
 
 def read_json_lines(file: Path, fields: dict[str, Any]) -> pa.Table:
     """Return fields of given types from a file with a JSON object a line; what lacks is null."""
-    parse = pa.json.ParseOptions(
+    parse = arrow_json.ParseOptions(
         explicit_schema=pa.schema(fields.items()), unexpected_field_behavior="ignore"
     )
     try:
-        return pa.json.read_json(str(file), parse_options=parse)
+        return arrow_json.read_json(str(file), parse_options=parse)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(file, error) from error
 
@@ -78,7 +79,7 @@ def read_json_lines(file: Path, fields: dict[str, Any]) -> pa.Table:
 def read_parquet(file: Path, columns: Sequence[str]) -> pa.Table:
     """Return columns of a parquet file."""
     try:
-        return pa.parquet.read_table(str(file), columns=list(columns))
+        return parquet.read_table(str(file), columns=list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(file, error) from error
 
@@ -86,7 +87,7 @@ def read_parquet(file: Path, columns: Sequence[str]) -> pa.Table:
 def parquet_columns(file: Path) -> list[str]:
     """Return the names of a parquet file's columns."""
     try:
-        return list(pa.parquet.read_schema(str(file)).names)
+        return list(parquet.read_schema(str(file)).names)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(file, error) from error
 

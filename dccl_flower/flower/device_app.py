@@ -13,7 +13,6 @@ from flwr.client import NumPyClient
 from safetensors.torch import load as load_safetensors
 
 from dccl_flower.codecs import CODECS, FP32, FP64, Codec
-from dccl_flower.data.batches import as_batches
 from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import LACKS, DeviceStore, Parcel
 from dccl_flower.engine import peak_rss_mb
@@ -37,7 +36,7 @@ class DeviceClient(NumPyClient):
         self, half: DeviceHalf, load_data: Callable[[int], Any], store: str | os.PathLike[str]
     ) -> None:
         self._half = half
-        self._load = lambda device: as_batches(load_data(device))
+        self._load = load_data
         self._store = DeviceStore(store)
 
     def get_properties(self, config: Metrics) -> Metrics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -15,8 +14,6 @@ from torchmetrics.functional.retrieval import (
     retrieval_normalized_dcg,
     retrieval_reciprocal_rank,
 )
-
-DECILES = range(1, 11)  # of users by how active they are, the least active first
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,9 @@ def user_scores(logits: Tensor, labels: Tensor, k: int = 10) -> UserScores:
     rows, target = len(logits), labels.long().cpu()
     if not target.any():
         return UserScores(nan, nan, nan, nan, rows)
-    # Ranks within [0, 1], since torchmetrics would pass logits through a sigmoid, which makes
-    # large ones equal.
-    ranks = torch.unique(logits.cpu(), return_inverse=True)[1]
+    # Ranks from 1 in place of logits: torchmetrics takes the AUC of a sigmoid of what is not within
+    # [0, 1], which makes large logits equal, and overlooks scores of 0 or less in the MRR.
+    ranks = 1 + torch.unique(logits.cpu(), return_inverse=True)[1]
     auc = nan
     if not target.all():
         auc = binary_auroc(ranks / rows, target, validate_args=False).item()
@@ -72,26 +69,6 @@ def gauc(aucs: Tensor, counts: Tensor) -> float:
     known = ~aucs.isnan()
     weights = counts[known].double()
     return ((aucs[known].double() * weights).sum() / weights.sum()).item()
-
-
-def summary(scores: Sequence[UserScores], deciles: Sequence[int]) -> dict[str, float]:
-    """Return the scores over all users, and the GAUC of each decile of activity, 1 to 10.
-
-    ``hit``, ``ndcg`` and ``mrr`` are means over the users who like something. What no user has a
-    score for is nan. Raises ValueError unless each user has a decile.
-    """
-    if len(scores) != len(deciles) or not set(deciles) <= set(DECILES):
-        raise ValueError(f"deciles of {len(scores)} users: must be one of 1..10 for each")
-    aucs = torch.tensor([user.auc for user in scores])
-    counts = torch.tensor([user.count for user in scores])
-    means = {
-        name: torch.tensor([getattr(user, name) for user in scores]).nanmean().item()
-        for name in ("hit", "ndcg", "mrr")
-    }
-    own = torch.tensor(deciles)
-    by_decile = {f"gauc.{d}": gauc(aucs[own == d], counts[own == d]) for d in DECILES}
-    without = float(aucs.isnan().sum())
-    return {"gauc": gauc(aucs, counts), **means, "users_without_auc": without, **by_decile}
 
 
 def paired_interval(

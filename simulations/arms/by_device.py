@@ -59,9 +59,10 @@ class ByDevice:
             for seed in self.seeds
             if (arm, seed) in self.rows and (other, seed) in self.rows
         ]
-        differences, weights = (np.concatenate(each) for each in zip(*pairs, strict=True))
-        if not len(differences):
+        joined = np.concatenate([np.empty((2, 0)), *pairs], axis=1)
+        if not joined.size:
             return None
+        differences, weights = joined
         draw = numpy_generator(0, "interval", arm, other)
         low, high = paired_interval(differences, weights, draw, LEVEL)
         return float(np.average(differences, weights=weights)), low, high

@@ -6,6 +6,7 @@ from refusals import refusal
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import conf_names, dump_conf, load_conf, with_overrides
+from dccl_flower.image_config import ImageConf
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 from dccl_flower.typed_yaml import hints
 
@@ -198,7 +199,9 @@ def test_a_conf_made_in_python_is_looked_at_too():
 
 @pytest.mark.parametrize("name", conf_names())
 def test_a_dumped_conf_loads_back_equal(tmp_path, name):
-    conf = load_conf(name, ["seed=5", "rounds.timeout=7", "model.base=timm/resnet18"])
+    is_of_images = isinstance(load_conf(name), ImageConf)
+    model = "model.base=timm/resnet18" if is_of_images else "model.hidden=[7, 5]"
+    conf = load_conf(name, ["seed=5", "rounds.timeout=7", model])
     assert load_conf(write_yaml(tmp_path, dump_conf(conf))) == conf
 
 

@@ -33,11 +33,16 @@ def model_hash(folder, role):
     return hashlib.sha256((folder / "models" / f"{role}.safetensors").read_bytes()).hexdigest()
 
 
+def run_in_process(place, *changes, conf="digits"):
+    """Return the folder of the same run without Flower and Ray."""
+    done = dccl(conf, *changes, "--in-process", "--output", "here", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "here"
+
+
 def hash_in_process(place, role, *changes):
     """Return the hash of what the same run ends with without Flower and Ray."""
-    done = dccl("digits", *changes, "--in-process", "--output", role, cwd=place)
-    assert done.returncode == 0, done.stderr
-    return model_hash(place / role, role)
+    return model_hash(run_in_process(place, *changes), role)
 
 
 def assert_the_mimic_went_once_to_each_device(folder):

@@ -34,7 +34,7 @@ def small_samples() -> Samples:
 def drawn_samples(count: int, generator: torch.Generator) -> Samples:
     """Draw samples whose histories are of any length up to four.
 
-    A user likes the items of a category like the last one in the history; an empty one, category 0.
+    A user likes items of the categories in the history; of an empty one, that of the profile.
     """
 
     def drawn(most: int, *shape: int) -> Tensor:
@@ -45,11 +45,14 @@ def drawn_samples(count: int, generator: torch.Generator) -> Samples:
     history = drawn(ITEMS, count, LENGTH).masked_fill(is_padding, -1)
     items, users = drawn(ITEMS, count), drawn(USERS, count)
     categories = small_catalogue().features[:, 0]
-    wanted = torch.where(history[:, -1] < 0, 0, categories[history[:, -1]])
+    wanted = categories[items].unsqueeze(1)
+    in_history = ((categories[history] == wanted) & ~is_padding).any(1)
+    profiles = (users % 4).unsqueeze(1)
+    is_liked = torch.where(is_padding.all(1), (profiles == wanted).squeeze(1), in_history)
     return {
         "user": users,
         "item": items,
         "history": history,
-        "profile": (users % 4).unsqueeze(1),
-        "label": (categories[items] == wanted).float(),
+        "profile": profiles,
+        "label": is_liked.float(),
     }

@@ -9,9 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.flower.wire import to_state
 from dccl_flower.image_config import DistilConf, PretrainConf
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator

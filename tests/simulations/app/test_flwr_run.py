@@ -1,4 +1,4 @@
-"""Plain ``flwr run``: of this app with two methods, and of the example project."""
+"""Plain ``flwr run``: of this app with three methods, and of the example project."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from real_runs import (
     environment,
     hash_in_process,
     model_hash,
+    results_of,
+    run_in_process,
 )
 
 pytestmark = pytest.mark.integration
@@ -24,11 +26,13 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[3]
 HETEROFL = [*FEW, "method.name=heterofl", "devices.profiles=phones_two_widths"]
 HETEROFL.append("rounds.min_replies=0.25")
+MOST_UP = 1000  # bytes of three counts and the message around them
+ICIIA = ["devices.count=5", "pretrain.epochs=2", "adaptation.epochs=4"]
 
 
 @pytest.fixture(scope="module")
 def by_flwr(tmp_path_factory):
-    """Plain ``flwr run .``, bare (two nodes, one worker), of two methods; then the example."""
+    """Plain ``flwr run .``, bare (two nodes, one worker), of three methods; then the example."""
     home = tmp_path_factory.mktemp("flwr")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,8 +45,11 @@ def by_flwr(tmp_path_factory):
         FLWR_DISABLE_UPDATE_CHECK="1",
     )
     try:
-        for name, changes in {"bare": SMALL, "heterofl": HETEROFL}.items():
+        runs = {"bare": SMALL, "heterofl": HETEROFL, "iciia": ICIIA}
+        for name, changes in runs.items():
             run_config = f"overrides='{' '.join(changes)}' output='{home / name}'"
+            if name == "iciia":
+                run_config += " conf='iciia_digits'"
             command = [BIN / "flwr", "run", ".", "--stream", "--run-config", run_config]
             done = subprocess.run(
                 command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -71,6 +78,18 @@ def test_the_mimic_goes_once_to_each_distinct_device(by_flwr):
 )
 def test_nodes_and_workers_do_not_change_the_weights(by_flwr, tmp_path, name, role, changes):
     assert model_hash(by_flwr / name, role) == hash_in_process(tmp_path, role, *changes)
+
+
+def test_iciia_s_devices_get_models_once_and_send_up_what_is_right(by_flwr, tmp_path):
+    results = results_of(by_flwr / "iciia")
+    here = results_of(run_in_process(tmp_path, *ICIIA, conf="iciia_digits"))
+    for key in ("final", "references"):
+        assert results[key] == here[key]
+    wire, scored = results["wire"], len(results["rounds"][0]["devices"])
+    for role in ("backbone", "adaptation"):
+        size = (by_flwr / "iciia" / "models" / f"{role}.safetensors").stat().st_size
+        assert wire[f"{role}_down"] == scored * size
+    assert sum(size for kind, size in wire.items() if kind.endswith("_up")) < scored * MOST_UP
 
 
 def test_the_example_project_learns_its_device_classes(by_flwr):

@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from dccl_flower import Cloud, DcCclClient, numpy_client_app
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.data.batches import endless
 from dccl_flower.flower.wire import to_state
 from dccl_flower.image_config import DistilConf, PretrainConf
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.learning.controlled import round_recipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy
 from dccl_flower.learning.fusion import Copy, average

@@ -10,10 +10,10 @@ from local_grid import LocalGrid
 from tiny import replied_devices, run_tiny, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.device_store import sha256
 from dccl_flower.flower.nodes import FederationError
 from dccl_flower.flower.wire import to_state
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Copy, average
 from dccl_flower.learning.head_tuning import apply_head_gradient, head_part

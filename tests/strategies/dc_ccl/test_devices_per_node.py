@@ -13,7 +13,7 @@ import torch
 from local_grid import LocalGrid
 from tiny import mixed_loader, replied_devices, tiny_app, tiny_cloud, tiny_state, tiny_strategy
 
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.learning.fusion import Fusion, average
 
 EVERYWHERE = [(nodes, size) for nodes in (1, 2, 4) for size in (1, 2, 5, 100)][1:]

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping
 from local_grid import LocalGrid
 from tiny import replied_devices, tiny_app, tiny_state, tiny_strategy
 
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 
 
 class Rounds:

@@ -21,9 +21,9 @@ from tiny import (
 from torch.nn import functional
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.data.batches import endless
 from dccl_flower.image_config import DistilConf, PretrainConf
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.learning.fusion import Copy, Fusion, average
 from dccl_flower.seeds import isolated_rng, torch_generator
 

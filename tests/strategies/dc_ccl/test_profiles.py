@@ -7,9 +7,9 @@ from tiny import run_tiny, tiny_strategy
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.config import ConfError
-from dccl_flower.config import TwoSidedRoundsConf as RoundsConf
 from dccl_flower.fleet.profiles import Fleet, Tier
 from dccl_flower.fleet.roster import Rules
+from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
 
 ROUNDS = RoundsConf(count=3, local_steps=4, lr=0.05, min_replies=0.25)
 
