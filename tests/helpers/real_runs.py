@@ -35,9 +35,10 @@ def model_hash(folder, role):
 
 def run_in_process(place, *changes, conf="digits"):
     """Return the folder of the same run without Flower and Ray."""
-    done = dccl(conf, *changes, "--in-process", "--output", "here", cwd=place)
+    folder = f"here-{conf}"
+    done = dccl(conf, *changes, "--in-process", "--output", folder, cwd=place)
     assert done.returncode == 0, done.stderr
-    return place / "here"
+    return place / folder
 
 
 def hash_in_process(place, role, *changes):

@@ -1,4 +1,4 @@
-"""Plain ``flwr run``: of this app with three methods, and of the example project."""
+"""Plain ``flwr run``: of this app with five methods, and of the example project."""
 
 from __future__ import annotations
 
@@ -28,11 +28,19 @@ HETEROFL = [*FEW, "method.name=heterofl", "devices.profiles=phones_two_widths"]
 HETEROFL.append("rounds.min_replies=0.25")
 MOST_UP = 1000  # bytes of three counts and the message around them
 ICIIA = ["devices.count=5", "pretrain.epochs=2", "adaptation.epochs=4"]
+USERS = ["devices.count=6", "data.world.users=300", "data.world.items=50", "pretrain.epochs=1"]
+RUNS = {
+    "bare": ("digits", SMALL),
+    "heterofl": ("digits", HETEROFL),
+    "iciia": ("iciia_digits", ICIIA),
+    "metapatch": ("dccl_world", [*USERS, "rounds.count=2", "method.serves=cloud"]),
+    "coda": ("coda_world", USERS),
+}
 
 
 @pytest.fixture(scope="module")
 def by_flwr(tmp_path_factory):
-    """Plain ``flwr run .``, bare (two nodes, one worker), of three methods; then the example."""
+    """Plain ``flwr run .``, bare (two nodes, one worker), of five methods; then the example."""
     home = tmp_path_factory.mktemp("flwr")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,11 +53,8 @@ def by_flwr(tmp_path_factory):
         FLWR_DISABLE_UPDATE_CHECK="1",
     )
     try:
-        runs = {"bare": SMALL, "heterofl": HETEROFL, "iciia": ICIIA}
-        for name, changes in runs.items():
-            run_config = f"overrides='{' '.join(changes)}' output='{home / name}'"
-            if name == "iciia":
-                run_config += " conf='iciia_digits'"
+        for name, (conf, changes) in RUNS.items():
+            run_config = f"conf='{conf}' overrides='{' '.join(changes)}' output='{home / name}'"
             command = [BIN / "flwr", "run", ".", "--stream", "--run-config", run_config]
             done = subprocess.run(
                 command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -82,14 +87,27 @@ def test_nodes_and_workers_do_not_change_the_weights(by_flwr, tmp_path, name, ro
 
 def test_iciia_s_devices_get_models_once_and_send_up_what_is_right(by_flwr, tmp_path):
     results = results_of(by_flwr / "iciia")
-    here = results_of(run_in_process(tmp_path, *ICIIA, conf="iciia_digits"))
-    for key in ("final", "references"):
-        assert results[key] == here[key]
+    assert_scores_as_here(results, tmp_path, "iciia")
     wire, scored = results["wire"], len(results["rounds"][0]["devices"])
     for role in ("backbone", "adaptation"):
         size = (by_flwr / "iciia" / "models" / f"{role}.safetensors").stat().st_size
         assert wire[f"{role}_down"] == scored * size
     assert sum(size for kind, size in wire.items() if kind.endswith("_up")) < scored * MOST_UP
+
+
+def test_of_users_vectors_or_keys_come_up_and_scores_as_in_process(by_flwr, tmp_path):
+    for name, kinds in {"metapatch": {"vector_up"}, "coda": {"keys_up"}}.items():
+        results = results_of(by_flwr / name)
+        assert_scores_as_here(results, tmp_path, name)
+        up = {kind for kind in results["wire"] if kind.endswith("_up")}
+        assert up == kinds | {"scores_up", "other_up"}
+
+
+def assert_scores_as_here(results, place, name):
+    conf, changes = RUNS[name]
+    here = results_of(run_in_process(place, *changes, conf=conf))
+    for key in ("final", "references", "devices"):
+        assert results.get(key) == here.get(key)
 
 
 def test_the_example_project_learns_its_device_classes(by_flwr):
