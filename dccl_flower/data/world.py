@@ -13,11 +13,8 @@ from dccl_flower.seeds import numpy_generator
 
 DIMENSIONS = 8  # of what an item is and a user likes
 AGE_GROUPS, GENDERS = 7, 2
-FEWEST_ROWS, MOST_ROWS, TAIL = (
-    5,
-    500,
-    3.0,
-)  # of a user; rows beyond the fewest are Lomax-distributed
+FEWEST_ROWS, MOST_ROWS = 5, 500  # of a user
+TAIL = 3.0  # of the Lomax distribution of a user's rows beyond the fewest
 SLOTS = 64  # spans of time in which the same items are there
 TASTE, QUALITY, GENEROSITY = 2.0, 0.6, 0.4  # deviations of the parts of a log-odds
 SHARED = 0.5  # of an item's variance: that of its category
