@@ -42,7 +42,7 @@ def everything_below(folder):
 
 
 CASES = [
-    (["run", "nosuch"], "conf 'nosuch': expected one of cifar10, digits, fashion_mnist"),
+    (["run", "nosuch"], "conf 'nosuch': expected one of cifar10, coda_movielens"),
     (["run", "missing.yaml"], "conf 'missing.yaml': No such file"),
     (["run", "broken.yaml"], "conf 'broken.yaml': "),
     (["run", "list.yaml"], "conf 'list.yaml': expected a mapping"),
