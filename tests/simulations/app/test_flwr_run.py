@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -70,7 +71,8 @@ def by_flwr(tmp_path_factory):
             line = process.info["cmdline"] or []
             if any("flower-superlink" in part for part in line) and port in line:
                 for each in [*process.children(recursive=True), process]:
-                    each.terminate()
+                    with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+                        each.terminate()
 
 
 def test_the_mimic_goes_once_to_each_distinct_device(by_flwr):
