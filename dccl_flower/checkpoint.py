@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from dccl_flower.files import write_aside
@@ -30,6 +31,17 @@ def load_models(folder: Path) -> dict[str, dict[str, Tensor]]:
 def to_bytes(state: dict[str, Tensor]) -> bytes:
     """Return a state as safetensors bytes; tensors that share memory come back one by one."""
     return save(_plain(state))
+
+
+def from_bytes(blob: bytes) -> dict[str, Tensor]:
+    """Return the state of safetensors bytes, which say no larger sizes than they hold.
+
+    Raises ValueError for bytes that are anything else.
+    """
+    try:
+        return load(blob)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"not safetensors: {error!s:.200}") from error
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_safetensors
 
-from dccl_flower.checkpoint import to_bytes
+from dccl_flower.checkpoint import from_bytes, to_bytes
 from dccl_flower.codecs import FP32, Codec, State, Vectors
 from dccl_flower.data.batches import Batches, as_batches
-from dccl_flower.device_store import DeviceStore
-from dccl_flower.files import write_aside
+from dccl_flower.device_store import DeviceStore, checked_device
 from dccl_flower.method import Answer, Ask
 from dccl_flower.seeds import isolated_rng, torch_generator
 
+RUN = re.compile("[0-9A-Za-z-]{1,64}")
 Load = Callable[[int], Any]
 
 
@@ -28,21 +28,27 @@ Load = Callable[[int], Any]
 class Memory:
     """What a device keeps from turn to turn, under names.
 
-    It is of one run, unless it says that it holds for all of them.
+    It is of one run, unless it says that it holds for all of them. Device and run come in messages:
+    raises ValueError for what could lead out of the store.
     """
 
     store: DeviceStore
     device: int
     run: str
 
+    def __post_init__(self) -> None:
+        checked_device(self.device)
+        if not isinstance(self.run, str) or not RUN.fullmatch(self.run):
+            raise ValueError(f"run {self.run!r:.80}: must be up to 64 letters, digits and hyphens")
+
     def kept(self, name: str, of_all_runs: bool = False) -> State | None:
         """Return what :meth:`keep` kept, or None."""
         path = self._path(name, of_all_runs)
-        return load_safetensors(path.read_bytes()) if path.exists() else None
+        return from_bytes(path.read_bytes()) if path.exists() else None
 
     def keep(self, name: str, state: State, of_all_runs: bool = False) -> None:
         """Keep tensors under a name, in place of the last ones."""
-        write_aside(self._path(name, of_all_runs), to_bytes(state))
+        self.store.write(self._path(name, of_all_runs), to_bytes(state))
 
     def _path(self, name: str, of_all_runs: bool) -> Path:
         own = self.store.own(self.device)

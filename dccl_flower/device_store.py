@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from dccl_flower.checkpoint import to_bytes
-from dccl_flower.files import write_aside
+from dccl_flower.checkpoint import from_bytes, to_bytes
+from dccl_flower.files import make_private, write_aside
 
 LACKS = "does not hold blob"
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def sha256(blob: bytes) -> str:
@@ -38,14 +40,16 @@ class Parcel:
 
     def state(self) -> dict[str, Tensor]:
         """Unpack them."""
-        return load_safetensors(self.blob())
+        return from_bytes(self.blob())
 
 
 class DeviceStore:
     """A folder of blobs, and for each device a marker a blob that it has received.
 
     In a simulation the workers of a machine share the folder, so a blob lies there once however
-    many devices hold it; in a deployment each device has its own.
+    many devices hold it; in a deployment each device has its own. Its folders are for the
+    eyes of its user alone. A device that is no whole number from 0, and a digest that is none, raise
+    ValueError: both come in messages, and neither may lead out of the folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -57,12 +61,12 @@ class DeviceStore:
 
     def put(self, device: int, digest: str, blob: bytes) -> None:
         """Keep a blob for a device. Raises ValueError where the content is not the digest's."""
-        if sha256(blob) != digest:
+        if not isinstance(blob, bytes) or sha256(blob) != digest:
             raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
-        if not self._is_intact(digest):  # else another device of this machine has brought it
-            write_aside(self._blob(digest), blob)
         marker = self._marker(device, digest)
-        marker.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_intact(digest):  # else another device of this machine has brought it
+            self.write(self._blob(digest), blob)
+        make_private(marker.parent)
         marker.touch()
 
     def get(self, device: int, digest: str) -> bytes:
@@ -73,7 +77,12 @@ class DeviceStore:
 
     def own(self, device: int) -> Path:
         """Return the folder of what a device keeps that it was not sent."""
-        return self._folder / "own" / str(device)
+        return self._folder / "own" / str(checked_device(device))
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file of the store's, aside; folders that are missing are made private."""
+        make_private(path.parent)
+        write_aside(path, content)
 
     def _is_intact(self, digest: str) -> bool:
         path = self._blob(digest)
@@ -84,10 +93,23 @@ class DeviceStore:
         return _has_digest(path, digest, stat.st_mtime_ns, stat.st_size)
 
     def _blob(self, digest: str) -> Path:
-        return self._folder / "blobs" / f"{digest}.safetensors"
+        return self._folder / "blobs" / f"{_checked_digest(digest)}.safetensors"
 
     def _marker(self, device: int, digest: str) -> Path:
-        return self._folder / "devices" / str(device) / digest
+        return self._folder / "devices" / str(checked_device(device)) / _checked_digest(digest)
+
+
+def checked_device(device: Any) -> int:
+    """Return a device's id as a message tells it. Raises ValueError for what cannot be one."""
+    if type(device) is not int or device < 0:
+        raise ValueError(f"device {device!r:.80}: must be a whole number from 0")
+    return device
+
+
+def _checked_digest(digest: Any) -> str:
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        raise ValueError(f"digest {digest!r:.80}: must be the 64 hexadecimal digits of a SHA-256")
+    return digest
 
 
 @lru_cache(maxsize=64)

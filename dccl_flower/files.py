@@ -21,7 +21,8 @@ Write = Callable[[Path], Any]
 def write_aside(path: Path, content: str | bytes | Write) -> None:
     """Write a file beside its place and rename it, so that nobody reads half of it.
 
-    ``content`` may be a function that writes to the path it is given. Missing folders are made.
+    ``content`` may be a function that writes to the path it is given; whatever library it calls,
+    the file's mode is the umask's. Missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
@@ -30,7 +31,10 @@ def write_aside(path: Path, content: str | bytes | Write) -> None:
         if isinstance(data, bytes):
             aside.write_bytes(data)
         else:
+            aside.touch(exist_ok=False)
+            mode = aside.stat().st_mode
             data(aside)
+            aside.chmod(mode)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -58,6 +62,13 @@ def write_folder(folder: Path, fill: Write) -> None:
             raise ConfError(f"cache {folder.parent}: cannot be written ({cause})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for the eyes of its user alone."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def content_key(*facts: object) -> str:

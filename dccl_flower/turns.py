@@ -35,9 +35,12 @@ def from_config(config: Mapping[str, Any], kinds: Sequence[type]) -> Any:
     """
     by_name = {kind.__name__: kind for kind in kinds}
     name = config.get(KIND)
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         raise ValueError(f"asked for a turn of kind {name!r}; known here: {', '.join(by_name)}")
-    return _built(by_name[name], config)
+    try:
+        return _built(by_name[name], config)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def _built(kind: Any, config: Mapping[str, Any]) -> Any:

@@ -26,6 +26,9 @@ _BOOLS |= dict.fromkeys(("false", "no", "off", "0"), False)
 class ConfError(ValueError):
     """A mistake of the user's: one line that names the key, the value and what is allowed."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
 
 @dataclass(frozen=True)
 class Bound:

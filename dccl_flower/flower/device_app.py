@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.client import NumPyClient
-from safetensors.torch import load as load_safetensors
 
+from dccl_flower.checkpoint import from_bytes
 from dccl_flower.codecs import CODECS, FP32, FP64, Codec
 from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import LACKS, DeviceStore, Parcel
@@ -22,6 +22,7 @@ from dccl_flower.turns import from_config
 
 Arrays = list[np.ndarray]
 Metrics = dict[str, Any]
+T = TypeVar("T")
 MERGE_AFTER = 16
 
 
@@ -42,7 +43,7 @@ class DeviceClient(NumPyClient):
 
     def get_properties(self, config: Metrics) -> Metrics:
         """Tell for each of ``config["devices"]`` whether it holds each parcel, asked by hash."""
-        holds, devices = self._store.holds, config["devices"]
+        holds, devices = self._store.holds, _told(config, "devices", list)
         return {
             f"holds-{key.removesuffix(HASH)}": [holds(device, digest) for device in devices]
             for key, digest in config.items()
@@ -61,7 +62,7 @@ class DeviceClient(NumPyClient):
 
     def again(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
         """Take one turn, the first of a round or one more."""
-        device = self._device(config["device"], config)
+        device = self._device(config.get("device"), config)
         ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
         answer = self._half.turn(ask, device)
         codec = _codec_up(config)
@@ -70,7 +71,7 @@ class DeviceClient(NumPyClient):
 
     def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
         """Score on the device's own samples."""
-        device = self._device(config["device"], config)
+        device = self._device(config.get("device"), config)
         ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
         answer = self._half.turn(ask, device)
         metrics = dict(answer.metrics)
@@ -78,9 +79,10 @@ class DeviceClient(NumPyClient):
 
     def _take_turns(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:
         # Before the first turn: a message that fails is sent again, and must leave nobody changed.
-        keeps = {number: self._take_parcels(number, config) for number in config["devices"]}
+        numbers = _told(config, "devices", list)
+        keeps = {number: self._take_parcels(number, config) for number in numbers}
         # Read once, for all of them.
-        ask = self._ask(parameters, config, self._device(config["devices"][0], config), {})
+        ask = self._ask(parameters, config, self._device(next(iter(numbers), None), config), {})
         codec, answers = _codec_up(config), []
         told: Metrics = {}
         for number, keep in keeps.items():
@@ -99,17 +101,18 @@ class DeviceClient(NumPyClient):
         told |= {**_lists(merged), ROUND: config[ROUND]}
         return FP64.encode(merged.state), int(merged.count), told
 
-    def _device(self, number: int, config: Metrics) -> Device:
-        memory = Memory(self._store, number, config["run"])
-        return Device(number, config[ROUND], config["seed"], self._load, memory)
+    def _device(self, number: Any, config: Metrics) -> Device:
+        memory = Memory(self._store, number, _told(config, "run", str))
+        told = _told(config, ROUND, int), _told(config, "seed", int)
+        return Device(memory.device, *told, self._load, memory)
 
     def _ask(
         self, parameters: Arrays, config: Metrics, device: Device, keep: Mapping[str, Parcel]
     ) -> Ask:
         turn = from_config(config, self._half.turns)
-        state = CODECS[config["codec"]].decode(parameters, self._half.state_like(turn, device))
+        state = _codec(config).decode(parameters, self._half.state_like(turn, device))
         beside = {
-            key.removeprefix(BESIDE): load_safetensors(value)
+            key.removeprefix(BESIDE): from_bytes(value)
             for key, value in config.items()
             if key.startswith(BESIDE)
         }
@@ -133,7 +136,22 @@ class DeviceClient(NumPyClient):
 
 def _codec_up(config: Metrics) -> Codec:
     """Return what encodes an answer: what is no update of the state sent goes up exactly."""
-    return CODECS[config["codec"]] if config["is-update"] else FP32
+    return _codec(config) if _told(config, "is-update", bool) else FP32
+
+
+def _codec(config: Metrics) -> Codec:
+    name = _told(config, "codec", str)
+    if name not in CODECS:
+        raise ValueError(f"message: codec={name:.80}: must be one of {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def _told(config: Metrics, key: str, kind: type[T]) -> T:
+    """Return what a message says under a key. Raises ValueError where it is of another type."""
+    value = config.get(key)
+    if type(value) is not kind:
+        raise ValueError(f"message: {key}={value!r:.80}: must be {kind.__name__}")
+    return value
 
 
 def _lists(answer: Answer) -> dict[str, Sequence[float]]:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import stat
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load, load_file
 from torch import nn
 
-from dccl_flower.checkpoint import load_models, save_models, to_bytes
+from dccl_flower.checkpoint import from_bytes, load_models, save_models, to_bytes
 
 
 def states():
@@ -129,3 +136,59 @@ def test_views_of_one_larger_tensor_are_saved_as_they_look(views):
 
 def test_no_tensors_at_all_can_become_bytes():
     assert load(to_bytes({})) == {}
+
+
+def test_models_have_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        paths = save_models(tmp_path, states())
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o640, 0o640]
+
+
+def safetensors(shape, numbers, dtype="F32"):
+    """Return a blob whose header tells a shape that need not be what it holds."""
+    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, 4 * numbers]}
+    header = json.dumps({"a": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(4 * numbers)
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [
+        safetensors([10**13], 4),
+        safetensors([3], 4),
+        safetensors([-4], 4),
+        safetensors([4], 4, "F4"),
+        (2**62).to_bytes(8, "little") + b"{}",
+        pickle.dumps({"a": 1}),
+        b"",
+        "text",
+    ],
+)
+def test_bytes_that_are_not_a_state_s_are_refused_before_memory_is_set_aside(blob):
+    with pytest.raises(ValueError, match=r"^not safetensors: "):
+        from_bytes(blob)
+    assert from_bytes(safetensors([4], 4))["a"].tolist() == [0.0] * 4
+
+
+WHOLE = to_bytes({"a": torch.arange(4.0), "b": torch.ones(2, 2)})
+JUNK = st.one_of(
+    st.binary(max_size=200),
+    st.binary(max_size=60).map(lambda tail: len(tail).to_bytes(8, "little") + tail),
+    st.integers(0, len(WHOLE)).map(lambda end: WHOLE[:end]),
+    st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)).map(
+        lambda at: WHOLE[: at[0]] + bytes([at[1]]) + WHOLE[at[0] + 1 :]
+    ),
+)
+
+
+@settings(deadline=None)
+@given(JUNK)
+def test_any_bytes_are_a_state_no_larger_than_they_are_or_refused(blob):
+    try:
+        state = from_bytes(blob)
+    except ValueError:
+        return
+    assert sum(tensor.nbytes for tensor in state.values()) <= len(blob)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 
 import pytest
+import torch
 
+from dccl_flower.device import Memory
 from dccl_flower.device_store import DeviceStore, sha256
 
 BLOB, OTHER = b"the mimic", b"exemplars"
@@ -113,3 +116,54 @@ def test_putting_twice_changes_nothing(store, tmp_path):
 def test_an_empty_blob_can_be_held(store):
     store.put(1, sha256(b""), b"")
     assert store.get(1, sha256(b"")) == b""
+
+
+def modes(folder):
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*/")}
+
+
+def test_its_folders_are_for_the_eyes_of_its_user_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        store = DeviceStore(tmp_path / "new" / "store")
+        store.put(3, sha256(BLOB), BLOB)
+        Memory(store, 3, "a").keep("momentum", {"w": torch.ones(2)})
+    finally:
+        os.umask(before)
+    made = modes(tmp_path)
+    assert made.keys() == {"new", "store", "blobs", "devices", "own", "3", "a"}
+    assert set(made.values()) == {0o700}
+
+
+def test_in_a_folder_that_is_there_already_what_it_makes_is_private(tmp_path):
+    (tmp_path / "store").mkdir(mode=0o755)
+    DeviceStore(tmp_path / "store").put(3, sha256(BLOB), BLOB)
+    assert modes(tmp_path) == {"store": 0o755, "blobs": 0o700, "devices": 0o700, "3": 0o700}
+
+
+@pytest.mark.parametrize("device", ["../../x", "3", "", b"3", -1, True, 1.0, None, [3]])
+def test_a_device_that_is_no_whole_number_is_refused_and_leaves_nothing(store, tmp_path, device):
+    match = r"must be a whole number from 0$"
+    with pytest.raises(ValueError, match=match):
+        store.put(device, sha256(BLOB), BLOB)
+    for ask in (store.holds, store.get):
+        with pytest.raises(ValueError, match=match):
+            ask(device, sha256(BLOB))
+    with pytest.raises(ValueError, match=match):
+        Memory(store, device, "a")
+    assert [path for path in tmp_path.rglob("*") if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    "digest", ["../../x", "", "a" * 63, "A" * 64, "a" * 64 + "\n", b"a" * 64, 3]
+)
+def test_a_digest_that_is_none_is_refused(store, digest):
+    for ask in (store.holds, store.get):
+        with pytest.raises(ValueError, match=r"must be the 64 hexadecimal digits of a SHA-256$"):
+            ask(3, digest)
+
+
+@pytest.mark.parametrize("run", ["../../x", "", ".", "..", "a/b", "a\n", "a" * 65, 3, None])
+def test_a_run_that_could_lead_out_of_the_store_is_refused(store, run):
+    with pytest.raises(ValueError, match=r"must be up to 64 letters, digits and hyphens$"):
+        Memory(store, 3, run)

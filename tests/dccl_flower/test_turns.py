@@ -72,7 +72,7 @@ def test_a_field_that_is_missing_is_an_error_even_with_a_default(key):
     [("steps", 3.0), ("steps", True), ("loss", ""), ("loss", 1), ("keeps", 1), ("rate", "0.5")],
 )
 def test_a_value_of_another_type_is_refused(key, value):
-    with pytest.raises(TypeError, match=f"Learn: {key}=|Steps: {key}="):
+    with pytest.raises(ValueError, match=f"Learn: {key}=|Steps: {key}="):
         from_config({**to_config(LEARN), key: value}, [Learn])
 
 
