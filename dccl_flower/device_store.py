@@ -47,8 +47,8 @@ class DeviceStore:
     """A folder of blobs, and for each device a marker a blob that it has received.
 
     In a simulation the workers of a machine share the folder, so a blob lies there once however
-    many devices hold it; in a deployment each device has its own. Its folders are for the
-    eyes of its user alone. A device that is no whole number from 0, and a digest that is none, raise
+    many devices hold it; in a deployment each device has its own. Its folders are for the eyes of
+    its user alone. A device that is no whole number from 0, and a digest that is none, raise
     ValueError: both come in messages, and neither may lead out of the folder.
     """
 
