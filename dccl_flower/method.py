@@ -7,7 +7,7 @@ engine that knows neither: Flower's (``dccl_flower.flower.rounds``), or a plain 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -145,6 +145,24 @@ class DeviceHalf(Protocol):
 
 
 @dataclass(frozen=True)
+class Kinds:
+    """What may pass between server and devices in a whole run, by name.
+
+    ``down`` and ``up`` are states and parcels, as the ledger calls them; ``told`` are the tensors
+    that answers bring beside a state. Beside these there are only numbers: scores and counts.
+    """
+
+    down: Set[str]
+    up: Set[str]
+    told: Set[str] = frozenset()
+
+
+def true_ones(**names: bool) -> Set[str]:
+    """Return the names of what is true."""
+    return frozenset(name for name, is_true in names.items() if is_true)
+
+
+@dataclass(frozen=True)
 class MethodKind(Generic[E]):
     """One row of the methods: its configuration, and how its two halves are made from one.
 
@@ -152,6 +170,7 @@ class MethodKind(Generic[E]):
     ``check`` raises ConfError where the models do not go with the data or each other, and returns
     what a turn takes a device, before anything is trained; None where devices have no part.
     ``served`` gives what a device that only serves computes for a batch: modules and their inputs.
+    ``kinds`` declares all that passes in a run; nothing where devices have no part.
     """
 
     conf: type[Conf]
@@ -160,6 +179,7 @@ class MethodKind(Generic[E]):
     device: Callable[[E], DeviceHalf]
     check: Callable[[E], Workload | None]
     served: Callable[[E], Mapping[str, tuple[nn.Module, Tensor]]] | None = None
+    kinds: Callable[[E], Kinds] | None = None
 
 
 def method_names() -> list[str]:

@@ -18,7 +18,7 @@ from dccl_flower.image_config import CutModelConf, ImageConf, MimicModelConf, Su
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
-from dccl_flower.method import Ask, MethodKind, Round
+from dccl_flower.method import Ask, Kinds, MethodKind, Round
 from dccl_flower.models.build import Parts
 from dccl_flower.models.frozen import Frozen, frozen_names
 from dccl_flower.strategies.exchange import copies_of
@@ -74,4 +74,5 @@ FEDAVG = MethodKind(
     lambda experiment, _: FedAvg(_model(experiment), experiment),
     lambda experiment: PlainDevice(_model(experiment), experiment.torch_device),
     lambda experiment: FedAvg(_model(experiment), experiment).workload(),
+    kinds=lambda _: Kinds({"model"}, {"model"}),
 )

@@ -29,7 +29,8 @@ from dccl_flower.learning.batch_statistics import is_statistic
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Fusion, State, average
 from dccl_flower.learning.widths import level
-from dccl_flower.method import Answer, Ask, MethodKind, Round
+from dccl_flower.method import Answer, Ask, Kinds, MethodKind, Round, true_ones
+from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.strategies.exchange import asks_by_width, copies_of, devices_of
 from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train, base_model
 
@@ -113,10 +114,17 @@ def scaled(model: nn.Module, share: float) -> Iterator[None]:
             hook.remove()
 
 
+def kinds(experiment: ImageExperiment) -> Kinds:
+    """Return what passes: statistics only of models that have some."""
+    has_some = any(map(is_statistic, exchanged_state(base_model(experiment))))
+    return Kinds({"model"}, true_ones(model=True, statistics=has_some))
+
+
 HETEROFL = MethodKind(
     ImageConf,
     ImageExperiment.open,
     lambda experiment, _: HeteroFL(base_model(experiment), experiment),
     lambda experiment: HeteroFLDevice(base_model(experiment), experiment.torch_device),
     lambda experiment: HeteroFL(base_model(experiment), experiment).workload(),
+    kinds=kinds,
 )

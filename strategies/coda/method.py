@@ -15,7 +15,7 @@ from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.interaction_experiment import recipe
 from dccl_flower.learning.matching import KeyWeights, Pool, match_keys, rows_of_some_users
-from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
+from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.coda.conf import CodaConf, conf_of
 from dccl_flower.strategies.coda.device import CodaDevice, Learn, Score, Tell
@@ -145,4 +145,15 @@ def check(experiment: CodaExperiment) -> Workload:
     return server.workload()
 
 
-CODA = MethodKind(CodaConf, CodaExperiment.open, Coda, CodaDevice, check)
+def kinds(experiment: CodaExperiment) -> Kinds:
+    """Return what passes: where samples are matched, keys go up and others' samples down."""
+    conf = conf_of(experiment)
+    matches = conf.method.serves == "device" and conf.matching.by != "nothing"
+    told = {SCORES} | ({ITEM, HISTORY} if matches else set())
+    if conf.method.report_kept:
+        told |= {KEPT}
+    down = {MODEL} | ({MATCHED} if matches else set())
+    return Kinds(down, true_ones(scores=True, keys=matches), told)
+
+
+CODA = MethodKind(CodaConf, CodaExperiment.open, Coda, CodaDevice, check, kinds=kinds)

@@ -11,7 +11,7 @@ from dccl_flower.fleet.tiers import Workload
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.fusion import Fusion
 from dccl_flower.learning.widths import Widths
-from dccl_flower.method import MethodKind, OnProgress
+from dccl_flower.method import Kinds, MethodKind, OnProgress, true_ones
 from dccl_flower.models.build import build_device_modules, build_submodels
 from dccl_flower.models.normalisation import NORM_RULES
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
@@ -19,6 +19,7 @@ from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.device import DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, batch_factor
 from dccl_flower.strategies.dc_ccl.prepared import ReusedCloud, prepared_key
+from dccl_flower.strategies.exchange import CLASS_COUNTS
 
 
 def build_cloud(experiment: ImageExperiment, on_progress: OnProgress) -> Cloud:
@@ -92,4 +93,20 @@ def check(experiment: ImageExperiment) -> Workload:
     return Workload(conf.rounds, widths, experiment.example, control, factor)
 
 
-DC_CCL = MethodKind(DcCclConf, ImageExperiment.open, build_server, build_device, check)
+def kinds(experiment: ImageExperiment) -> Kinds:
+    """Return what passes, option by option."""
+    conf = conf_of(experiment)
+    down = true_ones(
+        co=True,
+        mimic=conf.control == "mimic",
+        cloud_submodel=conf.control == "cloud_submodel",
+        cloud_stem=conf.model.shared_stem and conf.control != "cloud_submodel",
+        exemplars=conf.exemplars > 0,
+        correction=conf.rounds.scaffold,
+        statistics_cloud=conf.normalisation == "batch_mixed",
+    )
+    up = true_ones(co=True, head_gradient=conf.head_tuning != "none")
+    return Kinds(down, up, {CLASS_COUNTS} if conf.fusion == "class_wise_head" else frozenset())
+
+
+DC_CCL = MethodKind(DcCclConf, ImageExperiment.open, build_server, build_device, check, kinds=kinds)

@@ -18,7 +18,7 @@ from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
 from dccl_flower.learning.widths import Widths
-from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
+from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies.exchange import copies_of, devices_of
@@ -210,4 +210,14 @@ def served(experiment: ImageExperiment) -> dict[str, tuple[nn.Module, Tensor]]:
     return {BACKBONE: (server.backbone, images), MODULE: (server.module, module_sees)}
 
 
-ICIIA = MethodKind(IciiaConf, ImageExperiment.open, Iciia, build_device, check, served)
+def kinds(experiment: ImageExperiment) -> Kinds:
+    """Return what passes: the module goes round where devices train it, else down once."""
+    conf = conf_of(experiment)
+    if conf.method.serves == "cloud":
+        return Kinds(frozenset(), frozenset())
+    trains = conf.method.training == "federated"
+    down = {"model", BACKBONE} | (set() if trains else {MODULE})
+    return Kinds(down, true_ones(model=trains, scores=True), {CORRECT})
+
+
+ICIIA = MethodKind(IciiaConf, ImageExperiment.open, Iciia, build_device, check, served, kinds)

@@ -88,7 +88,9 @@ class MetaPatchDevice:
             case StageOne():
                 return self._learn_model(ask.turn, device)
             case _:
-                self._parts.alone.load(dict(ask.beside[MODEL]))
+                # What comes beside a state has lost the order of its names on the way.
+                brought, alone = ask.beside[MODEL], self._parts.alone
+                alone.load({name: brought[name] for name in alone.state})
                 return self._learn_patches(ask.turn, device)
 
     def merge(self, turn: Turn, answers: Sequence[Answer]) -> Answer:

@@ -16,7 +16,7 @@ from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.fusion import average
 from dccl_flower.learning.metapatch import distil_model, distil_patches
 from dccl_flower.learning.recommend import fit, predict
-from dccl_flower.method import Answer, Ask, MethodKind, OnProgress, Round
+from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.exchange import copies_of
@@ -152,6 +152,25 @@ def check(experiment: InteractionExperiment) -> Workload:
     return MetaPatchServer(experiment, lambda *_: None).workload()
 
 
+def kinds(experiment: InteractionExperiment) -> Kinds:
+    """Return what passes: models come up only of stages that run on devices."""
+    conf = conf_of(experiment)
+    on_devices = conf.method.raw_samples == "device"
+    teaches_patches = on_devices and conf.cloud.patches_learn
+    up = true_ones(
+        vector=True,
+        scores=conf.method.serves == "cloud",
+        model=on_devices and conf.cloud.model_learns,
+        patches=teaches_patches,
+    )
+    return Kinds({MODEL} | ({PATCHES} if teaches_patches else set()), up, {SCORES})
+
+
 METAPATCH = MethodKind(
-    MetaPatchConf, InteractionExperiment.open, MetaPatchServer, MetaPatchDevice, check
+    MetaPatchConf,
+    InteractionExperiment.open,
+    MetaPatchServer,
+    MetaPatchDevice,
+    check,
+    kinds=kinds,
 )
