@@ -16,6 +16,9 @@ help:  ## list the targets
 demo: .venv/installed  ## install, then run DC-CCL on scikit-learn's digits (about a minute)
 	$(BIN)/dccl run digits
 
+deploy-demo: .venv/installed  ## DC-CCL over a SuperLink with TLS and three SuperNodes with keys, against the simulation
+	$(BIN)/python -m dccl_flower.simulations.deploy.demo
+
 test: lint .venv/installed  ## lint, types, unit tests and the runs through Flower
 	$(PYTEST) -m "not slow"
 
@@ -33,7 +36,7 @@ unit: .venv/installed  ## tests without Flower's runtime
 integration: .venv/installed  ## tests through the real flwr run
 	$(PYTEST) -m "integration and not slow"
 
-test-slow: .venv/installed  ## the wheel in a clean environment, dccl scale, and more workers
+test-slow: .venv/installed  ## the wheel in a clean environment, dccl scale, a deployment, and more workers
 	$(BIN)/pytest -m slow
 
 results: .venv/installed  ## the README's table: three seeds, DATA=folder with fashion_mnist/
@@ -56,4 +59,4 @@ clean:  ## remove the environment and everything built
 	$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-.PHONY: help demo test lint unit integration test-slow results clean
+.PHONY: help demo deploy-demo test lint unit integration test-slow results clean

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -21,8 +23,6 @@ STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
-# Opens without the proxy that the environment may name.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 FASTER = {
     # A thread that waits must not burn the core that a worker needs.
@@ -36,7 +36,7 @@ CONNECTION = """\
 default = "own"
 [superlink.own]
 address = "127.0.0.1:{port}"
-insecure = true
+{trust}
 """
 
 
@@ -59,33 +59,46 @@ def choose_port(explicit: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files by which a SuperLink proves who it is: its authority's, its own, and its key."""
+
+    authority: Path
+    own: Path
+    key: Path
+
+
 class SuperLink:
     """A SuperLink on loopback with a home of its own; use it as a context manager.
 
+    With certificates it speaks TLS to SuperNodes whose keys are registered; without it simulates.
     Flower reads its switches from the environment, and its Ray workers look for modules in the
     SuperLink's working directory first: both are set here. Unless ``tuned``, what only makes it
     faster is left as Flower has it; the user's own environment wins over that.
     """
 
-    def __init__(self, home: Path, log_path: Path, port: int, tuned: bool = True) -> None:
+    def __init__(
+        self,
+        home: Path,
+        log_path: Path,
+        port: int,
+        tuned: bool = True,
+        certificates: Certificates | None = None,
+    ) -> None:
         self._log_path = log_path
         self._port = port
+        self._certificates = certificates
+        trust = "insecure = true"
+        if certificates is not None:
+            trust = f"root-certificates = {json.dumps(str(certificates.authority.resolve()))}"
         # flwr starts a SuperLink of its own where it finds none, unless it is given an address.
-        (home / "config.toml").write_text(CONNECTION.format(port=port))
-        environment = {
-            **(FASTER if tuned else {}),
-            **child_environment(),
-            "FLWR_HOME": str(home.resolve()),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        }
-        self._place: Any = {"cwd": home, "env": environment, "stdin": subprocess.DEVNULL}
+        (home / "config.toml").write_text(CONNECTION.format(port=port, trust=trust))
+        self._place: Any = {**flower_place(home), "stdin": subprocess.DEVNULL}
+        self._place["env"] = {**(FASTER if tuned else {}), **self._place["env"]}
 
     def __enter__(self) -> Self:
-        command = ["flower-superlink", "--insecure", "--simulation", "--isolation", "subprocess"]
-        command += ["--host", LOCALHOST, "--port", str(self._port)]
+        command = ["flower-superlink", "--isolation", "subprocess"]
+        command += ["--host", LOCALHOST, "--port", str(self._port), *self._flags()]
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, **self._place, stdout=log, stderr=log, start_new_session=True
@@ -105,8 +118,13 @@ class SuperLink:
         """Submit the app in a folder by ``flwr run`` and return the run id."""
         # JSON writes numbers and truth values as TOML does.
         settings = " ".join(f"{key}={json.dumps(value)}" for key, value in federation.items())
-        answer = self._flwr("run", str(app), "--federation-config", settings, "--format", "json")
+        given = ["--federation-config", settings] if settings else []
+        answer = self._flwr("run", str(app), *given, "--format", "json")
         return str(answer["run-id"])
+
+    def register(self, public_key: Path) -> None:
+        """Let the SuperNode in that holds the private half of a key."""
+        self._flwr("supernode", "register", str(public_key), "--format", "json")
 
     def status(self, run_id: str) -> tuple[str, str]:
         """Return a run's status, e.g. ``finished:failed``, and its details."""
@@ -130,21 +148,28 @@ class SuperLink:
 
     def stop(self) -> None:
         """End the SuperLink and everything it started, gently first."""
-        left = family(self.pid)
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            for process in left:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    end(process)
-            _, left = psutil.wait_procs(left, timeout=STOP_SECONDS)
+        end_family(self.pid)
         self._process.wait()
 
+    def _flags(self) -> list[str]:
+        if (files := self._certificates) is None:
+            return ["--insecure", "--simulation"]
+        shown = ["--ssl-ca-certfile", str(files.authority), "--ssl-certfile", str(files.own)]
+        return [*shown, "--ssl-keyfile", str(files.key), "--enable-supernode-auth"]
+
     def _wait_until_healthy(self) -> None:
+        scheme, trusted = "http", None
+        if self._certificates is not None:
+            scheme, trusted = "https", self._certificates.authority
+        secure = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=trusted))
+        # Opens without the proxy that the environment may name.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), secure)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.is_alive():
                 raise FlowerError(f"the SuperLink ended with code {self._process.returncode}")
             with contextlib.suppress(OSError):
-                DIRECT.open(f"http://{LOCALHOST}:{self._port}/health", timeout=1).close()
+                opener.open(f"{scheme}://{LOCALHOST}:{self._port}/health", timeout=1).close()
                 if self.is_alive():  # so that it is not another's answer
                     return
             time.sleep(0.1)
@@ -168,6 +193,28 @@ class SuperLink:
         return subprocess.run(
             command, **self._place, stdout=stdout, stderr=silent, timeout=timeout, check=False
         )
+
+
+def flower_place(home: Path) -> dict[str, Any]:
+    """Return working directory and environment of a process of Flower's with a home of its own."""
+    switches = {
+        "FLWR_HOME": str(home.resolve()),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    return {"cwd": home, "env": {**child_environment(), **switches}}
+
+
+def end_family(pid: int) -> None:
+    """End a process and everything it started, gently first."""
+    left = family(pid)
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(process)
+        _, left = psutil.wait_procs(left, timeout=STOP_SECONDS)
 
 
 def family(pid: int) -> list[psutil.Process]:
