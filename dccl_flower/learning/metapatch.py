@@ -60,6 +60,28 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     return _cross_entropy(second, likely) - _cross_entropy(first, likely)
 
 
+def pretrain_patches(
+    model: Recommender,
+    patch: MetaPatch,
+    num_users: int,
+    samples: Samples,
+    recipe: FitRecipe,
+    generator: torch.Generator,
+) -> None:
+    """Fit bases in place together with a vector for each user, so that they span how users differ.
+
+    The model is frozen. The vectors start where the patched model is the unpatched, and are thrown
+    away: devices find their own.
+    """
+    vectors = patch.start().repeat(num_users, 1).requires_grad_()
+
+    def logits(batch: Samples) -> Tensor:
+        return model(batch, patch.change(vectors[batch["user"]]))
+
+    with _frozen(model):
+        fit(logits, [*patch.parameters(), vectors], samples, recipe, generator)
+
+
 def fit_vector(
     model: Recommender,
     patch: MetaPatch,

@@ -2,7 +2,8 @@
 
              cloud                                  │          each device, one user
                                                     │
-  once   past of all users ── train ──> model f     │
+  once   past of all users ── train ──> model f,    │
+         then with f frozen ──> bases Theta         │
                                                     │
   round  f + bases Theta ───────────────────────────┼──> f patched by Theta v, all frozen but v
                                                     │         │
@@ -14,7 +15,8 @@
                   of v learn to answer as they do   │
              └── next round's f + Theta             │
                                                     │
-  with method.serves=cloud: the new f ──────────────┼──> scores
+  with method.serves=cloud: the new f, with proxy   │
+         also what the encoder makes of v ──────────┼──> scores
 
 Nothing is averaged. Recent samples lie on the cloud too, as published: this is no method that keeps
 data private. With ``method.raw_samples=device`` they do not: both stages run on devices and FedAvg

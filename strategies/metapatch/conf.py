@@ -18,12 +18,20 @@ LARGEST_VECTOR = 64
 class MetaPatchMethodConf(MethodConf):
     """Which model devices score, and where their recent samples lie.
 
-    ``serves``: the device's own model, before the cloud learns of it, or the cloud's after. With
-    ``raw_samples=device`` both stages run on devices, joined by FedAvg: no part of the paper.
+    ``serves``: the device's own model, before the cloud learns of it, or the cloud's after, as it
+    is or under its proxy of the device's patches. With ``raw_samples=device`` both stages run on
+    devices, joined by FedAvg: no part of the paper.
     """
 
-    serves: Literal["device", "cloud"] = "device"
+    serves: Literal["device", "cloud", "proxy"] = "device"
     raw_samples: Literal["cloud", "device"] = "cloud"
+
+
+@dataclass
+class BasesFitConf(FitConf):
+    """How bases are first trained, and with them a vector for each user."""
+
+    lr: float = bound(1e-2, above=0)
 
 
 @dataclass
@@ -33,6 +41,7 @@ class AdaptationConf:
     ``metapatch``: patches from a short vector. ``patches``: patches whose every weight is the
     device's. ``fine_tuning``: all of the model, anew each round. ``points`` number the hidden
     layers to patch, ``rank`` is the vector's size, with ``per_patch`` that of each patch's part.
+    ``bases`` are drawn, or pre-trained from there on the past.
     """
 
     by: Literal["metapatch", "patches", "fine_tuning", "none"] = "metapatch"
@@ -40,6 +49,8 @@ class AdaptationConf:
     bottleneck: int = bound(8, at_least=1)
     rank: int = bound(16, at_least=1, at_most=LARGEST_VECTOR)
     per_patch: bool = False
+    bases: Literal["pretrained", "drawn"] = "pretrained"
+    pretrain: BasesFitConf = section(BasesFitConf)
 
 
 @dataclass
@@ -99,6 +110,9 @@ class MetaPatchConf(InteractionConf):
         if self.cloud.has_teachers and by != "metapatch":
             given = f"cloud.learns={self.cloud.learns}"
             raise ConfError(f"{given}: must be data or nothing with adaptation.by={by}")
+        if self.method.serves == "proxy" and by != "metapatch":
+            told = "must be device or cloud"
+            raise ConfError(f"method.serves=proxy: {told} with adaptation.by={by}")
         size = own.rank * len(own.points) if own.per_patch else own.rank
         if size > LARGEST_VECTOR:
             given = f"adaptation.rank={own.rank}: {len(own.points)} patches take {size} numbers"

@@ -12,7 +12,7 @@ from dccl_flower.codecs import State
 from dccl_flower.data.samples import Samples, count
 from dccl_flower.device import Device
 from dccl_flower.interaction_experiment import InteractionExperiment
-from dccl_flower.learning.metapatch import distil_model, distil_patches, fit_vector
+from dccl_flower.learning.metapatch import distil_model, distil_patches, fit_vector, proxy
 from dccl_flower.learning.recommend import FitRecipe, Logits, fit, predict
 from dccl_flower.method import Answer, Ask
 from dccl_flower.models.frozen import Exchanged
@@ -33,9 +33,10 @@ class Adapt:
 
 @dataclass(frozen=True)
 class Score:
-    """Score the model as the cloud has it."""
+    """Score the model as the cloud has it, or under its proxy of the device's patches."""
 
     top_k: int
+    by_proxy: bool
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ class MetaPatchDevice:
             case Adapt():
                 return self._adapt(ask.turn, device)
             case Score():
-                scoring = device.own.scoring
-                scores = device_scores(self._parts.model, scoring, ask.turn.top_k)
-                return Answer(device.number, {}, count(scoring), {}, scores)
+                return self._score(ask.turn, device)
             case StageOne():
                 return self._learn_model(ask.turn, device)
             case _:
@@ -98,9 +97,24 @@ class MetaPatchDevice:
         raise ValueError("answers of devices with models of their own do not merge")
 
     def _brought(self, turn: Turn) -> Exchanged:
-        if isinstance(turn, Adapt):
-            return self._parts.deployed
-        return self._parts.taught if isinstance(turn, StageTwo) else self._parts.alone
+        match turn:
+            case Adapt():
+                return self._parts.deployed
+            case Score(by_proxy=True):
+                return self._parts.proxy
+            case StageTwo():
+                return self._parts.taught
+            case _:
+                return self._parts.alone
+
+    def _score(self, turn: Score, device: Device) -> Answer:
+        scoring, logits = device.own.scoring, self._parts.model
+        if turn.by_proxy:
+            vector = _adapted(device)[VECTOR].expand(count(scoring), -1)
+            scoring = scoring | {VECTOR: vector}
+            logits = proxy(self._parts.model, self._parts.patches, self._parts.encoder)
+        scores = device_scores(logits, scoring, turn.top_k)
+        return Answer(device.number, {}, count(scoring), {}, scores)
 
     def _adapt(self, turn: Adapt, device: Device) -> Answer:
         vector: State = {}
@@ -163,7 +177,7 @@ class MetaPatchDevice:
 
 
 def _adapted(device: Device) -> State:
-    """Return the device's vector and what its own model made of its samples."""
+    """Return the device's vector, and what its own model made of its samples."""
     kept = device.memory.kept(ADAPTED)
     if kept is None:
         raise ValueError(f"device {device.number} has not adapted the model, and cannot teach")

@@ -14,7 +14,7 @@ from dccl_flower.data.samples import Samples
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.fusion import average
-from dccl_flower.learning.metapatch import distil_model, distil_patches
+from dccl_flower.learning.metapatch import distil_model, distil_patches, pretrain_patches
 from dccl_flower.learning.recommend import fit, predict
 from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
 from dccl_flower.models.frozen import Exchanged
@@ -55,8 +55,24 @@ class MetaPatchServer(Ranked):
         self.parts = Parts(experiment, self.model)
         self.vectors: dict[int, Tensor] = {}
 
+    def prepare(self) -> None:
+        """Train the cloud's model, and the bases where they are not as drawn; only once."""
+        if self._is_prepared:
+            return
+        super().prepare()
+        own, experiment = self.conf.adaptation, self.experiment
+        if self.parts.has_vectors and own.bases == "pretrained":
+            pretrain_patches(
+                self.model,
+                self.parts.patches,
+                experiment.log.num_users,
+                experiment.past(),
+                recipe(own.pretrain),
+                torch_generator(self.conf.seed, "pretrain", PATCHES),
+            )
+
     def initial_state(self) -> State:
-        """Return the model as the cloud first trains it, and bases as they are drawn."""
+        """Return the model and the bases as the cloud first trains them."""
         self.prepare()
         return copied(self.parts.deployed)
 
@@ -78,9 +94,11 @@ class MetaPatchServer(Ranked):
             self._learn_here(number)
         # What devices are sent next; the encoder stays.
         state = copied(self.parts.deployed)
-        if self.conf.method.serves == "cloud":
-            score = Score(self.conf.top_k)
-            ask = Ask(copied(self.parts.alone), score, like={}, wants=(SCORES,), brings=SCORES)
+        if self.conf.method.serves != "device":
+            is_proxy = self.conf.method.serves == "proxy"
+            served = copied(self.parts.proxy if is_proxy else self.parts.alone)
+            score = Score(self.conf.top_k, is_proxy)
+            ask = Ask(served, score, like={}, wants=(SCORES,), brings=SCORES)
             scored = yield dict.fromkeys(answers, ask)
             self.take(scored.values())
         return state

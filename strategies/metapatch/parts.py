@@ -22,7 +22,8 @@ class Parts:
     """A model, its patches and the encoder of vectors, with the weights that the seed draws.
 
     ``deployed`` is what every round begins with: the model, and where devices adapt by MetaPatch
-    the patches' bases. ``alone`` is the model without them, ``taught`` what learns in stage 2.
+    the patches' bases. ``alone`` is the model without them, ``taught`` what learns in stage 2,
+    ``proxy`` all of them, which serve where the cloud stands in for devices.
     Raises ConfError for patches that do not go with the model.
     """
 
@@ -45,6 +46,7 @@ class Parts:
         self.has_vectors = own.by == "metapatch"
         self.alone = _exchanged({MODEL: model})
         self.taught = _exchanged({PATCHES: self.patches, ENCODER: self.encoder})
+        self.proxy = _exchanged({MODEL: model, PATCHES: self.patches, ENCODER: self.encoder})
         both = {MODEL: model, PATCHES: self.patches}
         self.deployed = _exchanged(both) if self.has_vectors else self.alone
 

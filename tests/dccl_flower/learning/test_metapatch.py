@@ -18,6 +18,7 @@ from dccl_flower.learning.metapatch import (
     distil_patches,
     divergence,
     fit_vector,
+    pretrain_patches,
     proxy,
 )
 from dccl_flower.learning.recommend import FitRecipe, fit
@@ -254,3 +255,22 @@ def test_the_second_stage_learns_bases_and_encoder_and_leaves_the_model(
     # Vectors of users that never learnt are at the start; profile and sample make up for them.
     answers = proxy(model, patch, encoder)(samples | {"vector": vectors})
     assert divergence(teacher, answers).mean() < 0.5 * divergence(teacher, model(samples)).mean()
+
+
+def test_pretrained_bases_span_how_users_differ(model, patch, samples):
+    """What a user likes can be told by nothing but who it is; a fresh vector then tells it."""
+    likes = 1.0 * (samples["user"] % 2 == 0)
+    told_by_none = samples | {"profile": torch.zeros_like(samples["profile"]), "label": likes}
+    even = {name: tensor[likes == 1] for name, tensor in told_by_none.items()}
+    before, drawn = bits(model), [basis.detach().clone() for basis in patch.bases]
+    quick = replace(RECIPE, epochs=2)
+
+    def loss():
+        vector = fit_vector(model, patch, even, quick, generator())
+        return cross_entropy(model(even, patch.change(vector)).detach(), even)
+
+    with_drawn = loss()
+    pretrain_patches(model, patch, USERS, told_by_none, RECIPE, generator())
+    assert loss() < 0.8 * with_drawn
+    assert_untouched(before, model)
+    assert all(not torch.equal(old, new) for old, new in zip(drawn, patch.bases, strict=True))

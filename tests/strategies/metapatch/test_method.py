@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from small_experiments import device_of, end_of, filled, halves
@@ -7,7 +9,10 @@ from small_worlds import small_world
 
 from dccl_flower.config import ConfError
 from dccl_flower.data.interactions import RECENT
+from dccl_flower.data.samples import count
 from dccl_flower.engine import OpenRound
+from dccl_flower.learning.metapatch import proxy
+from dccl_flower.learning.ranking import user_scores
 from dccl_flower.learning.recommend import predict
 from dccl_flower.method import Answer
 from dccl_flower.simulations.experiment import check_devices
@@ -147,6 +152,37 @@ def test_a_served_cloud_model_is_scored_after_it_has_learnt():
     assert all(torch.equal(ask.state[name], after[name]) for name in ask.state)
 
 
+def test_bases_are_pretrained_unless_they_are_to_stay_as_drawn():
+    states = {}
+    for bases in ("pretrained", "drawn"):
+        server, _ = halves(world(f"adaptation.bases={bases}"))
+        states[bases] = server.initial_state()
+    basis = states["drawn"]["patches.bases.0"]
+    torch.testing.assert_close(basis.T @ basis, torch.eye(4))
+    differ = {n for n, t in states["drawn"].items() if not torch.equal(t, states["pretrained"][n])}
+    assert differ == {"patches.bases.0", "patches.bases.1"}
+
+
+def test_the_proxy_is_scored_after_the_cloud_has_learnt_under_the_device_s_vector(tmp_path):
+    experiment = world("method.serves=proxy")
+    server, half = halves(experiment)
+    device = device_of(experiment, 0, tmp_path)
+    _, going, asks = begun(server, (0,))
+    adapted = half.turn(asks[0], device)
+    ask = going.send({0: adapted})[0]
+    assert ask.turn == Score(10, by_proxy=True)
+    assert {name.split(".")[0] for name in ask.state} == {"model", "patches", "encoder"}
+    parts, scoring = server.parts, device.own.scoring
+    own = scoring | {"vector": adapted.state["vector"].expand(count(scoring), -1)}
+    logits = predict(proxy(parts.model, parts.patches, parts.encoder), own)
+    answer = half.turn(ask, device)
+    found = user_scores(logits, scoring["label"], 10)
+    assert answer.beside[SCORES].tolist() == pytest.approx(
+        list(asdict(found).values()), nan_ok=True
+    )
+    going.close()
+
+
 def test_without_raw_samples_the_stages_are_averages_by_samples():
     server, _ = halves(world("method.raw_samples=device"))
     server._gathered = lambda: pytest.fail("looked at samples of devices")
@@ -188,6 +224,7 @@ WRONG = {
     "adaptation.rank=64 adaptation.bottleneck=1": "adaptation.rank=64: must be 1..13",
     "adaptation.by=none": "cloud.learns=both: must be data or nothing with adaptation.by=none",
     "adaptation.by=patches cloud.learns=stage_2": "cloud.learns=stage_2: must be data or nothing",
+    "adaptation.by=none cloud.learns=nothing method.serves=proxy": "method.serves=proxy: must be",
     "cloud.beta=-1": "cloud.beta=-1.0: must be",
     "cloud.learns=all": "cloud.learns=all: must be one of",
     "wire.codec=int8 method.raw_samples=device": "wire.codec=int8: not with",
