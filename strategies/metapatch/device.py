@@ -108,7 +108,8 @@ class MetaPatchDevice:
                 return self._parts.alone
 
     def _score(self, turn: Score, device: Device) -> Answer:
-        scoring, logits = device.own.scoring, self._parts.model
+        scoring = device.own.scoring
+        logits: Logits = self._parts.model
         if turn.by_proxy:
             vector = _adapted(device)[VECTOR].expand(count(scoring), -1)
             scoring = scoring | {VECTOR: vector}
