@@ -58,6 +58,10 @@ class Codec:
         """Return dtype and shape of each array that :meth:`encode` makes of such a state."""
         return [(self.dtype, (sum(_sizes(like)),))]
 
+    def num_bytes(self, like: Mapping[str, Tensor]) -> int:
+        """Return how many bytes the numbers of such a state take."""
+        return sum(np.dtype(dtype).itemsize * math.prod(s) for dtype, s in self.layout(like))
+
     def encode(self, state: State) -> Vectors:
         """Return a state as arrays.
 

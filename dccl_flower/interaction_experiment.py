@@ -100,6 +100,17 @@ class InteractionExperiment(Experiment):
         """Return what the cloud first trains on: all users' past samples."""
         return self.samples(self.log.rows_in(PAST))
 
+    @property
+    def example(self) -> Samples:
+        """One sample, to measure models by."""
+        return self.samples(self.log.rows_in(RECENT)[:1])
+
+    def rows_a_device(self, *parts: int) -> float:
+        """Return how many rows of some parts of the log a device has, in the mean."""
+        rows = np.isin(self.log.parts, parts)
+        counts = np.bincount(self.log.users[rows], minlength=self.log.num_users)
+        return float(counts[self.users].mean())
+
     def device_loader(self, device: int) -> UserSamples:
         """Return a device's recent samples, and those that score it."""
         user = int(self.users[device])

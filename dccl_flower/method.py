@@ -65,6 +65,7 @@ class Answer:
     others: Sequence[int] = ()
 
 
+Served = Mapping[str, tuple[nn.Module, Tensor | State]]  # a module by name, and a batch for it
 Round = Generator[Mapping[int, Ask], Mapping[int, Answer], State]
 
 
@@ -178,7 +179,7 @@ class MethodKind(Generic[E]):
     server: Callable[[E, OnProgress], Method]
     device: Callable[[E], DeviceHalf]
     check: Callable[[E], Workload | None]
-    served: Callable[[E], Mapping[str, tuple[nn.Module, Tensor]]] | None = None
+    served: Callable[[E], Served] | None = None
     kinds: Callable[[E], Kinds] | None = None
 
 

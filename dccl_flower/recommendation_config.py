@@ -72,9 +72,6 @@ class InteractionConf(Conf):
         super().check()
         if not self.model.hidden or min(self.model.hidden) < 1:
             raise ConfError(f"model.hidden={self.model.hidden}: must be a list of widths above 0")
-        if self.devices.profiles is not None:
-            given = f"devices.profiles={self.devices.profiles}"
-            raise ConfError(f"{given}: not with logs of users, whose turns no clock knows")
         if self.runtime.gpu:
             raise ConfError("runtime.gpu=true: not with logs of users, whose models are small")
         if self.runtime.devices_per_node != 1:

@@ -56,7 +56,7 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
 
     def counts(cost: Cost, trained: Cost, beside: Cost) -> dict[str, int]:
-        memory = training_memory(trained, beside, batch_size, momentum)
+        memory = training_memory(trained, beside, batch_size, int(momentum))
         return {**asdict(cost), "training_memory": memory}
 
     rows = {name: counts(cost, cost, Cost()) for name, cost in costs.items()}

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from dccl_flower.config import Conf
-from dccl_flower.learning.cost import forward_macs
+from dccl_flower.learning.cost import Batch, forward_macs, num_samples
+from dccl_flower.method import Served
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.reports import machine, versions
 
-Served = Mapping[str, tuple[nn.Module, Tensor]]
 WARM_UP, TIMED = 5, 30
 
 
@@ -38,7 +38,7 @@ def serving_report(conf: Conf, served: Callable[..., Served]) -> dict[str, Any]:
         name: {key: value / first[key] if first[key] else None for key, value in cost.items()}
         for name, cost in costs.items()
     }
-    size = len(next(iter(modules.values()))[1])
+    size = num_samples(next(iter(modules.values()))[1])
     found = versions()
     return {
         "conf": conf.name,
@@ -52,7 +52,7 @@ def serving_report(conf: Conf, served: Callable[..., Served]) -> dict[str, Any]:
 
 def serving_table(report: dict[str, Any]) -> Table:
     """Return the report as a table."""
-    title = f"{report['conf']}, a batch of {report['batch_size']} images"
+    title = f"{report['conf']}, a batch of {report['batch_size']} samples"
     found = report["versions"]
     table = Table(title=title, caption=f"{machine(found, found)}, {report['threads']} thread(s)")
     table.add_column("module")
@@ -67,7 +67,7 @@ def serving_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _cost(module: nn.Module, inputs: Tensor) -> dict[str, float]:
+def _cost(module: nn.Module, inputs: Batch) -> dict[str, float]:
     return {
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "macs": forward_macs(module, inputs),
@@ -76,7 +76,7 @@ def _cost(module: nn.Module, inputs: Tensor) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def _milliseconds(module: nn.Module, inputs: Tensor) -> float:
+def _milliseconds(module: nn.Module, inputs: Batch) -> float:
     module.eval()
     taken = []
     for _ in range(WARM_UP + TIMED):

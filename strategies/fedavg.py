@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dccl_flower.config import ConfError, section
+from dccl_flower.config import section
+from dccl_flower.fleet.profiles import refuse_widths
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.image_config import CutModelConf, ImageConf, MimicModelConf, SubmodelsConf
 from dccl_flower.image_experiment import ImageExperiment
@@ -40,13 +41,7 @@ class FedAvg(ServedAlone):
 
     def workload(self) -> Workload:
         """Return what a turn takes a device. Raises ConfError for tiers of another width."""
-        for place, tier in enumerate(self.fleet.tiers if self.fleet else ()):
-            if tier.co_share != 1:
-                given = f"devices.profiles={self.experiment.conf.devices.profiles}"
-                raise ConfError(
-                    f"{given}: tiers[{place}].co_share={tier.co_share}: must be 1 with "
-                    "method.name=fedavg, which trains one width"
-                )
+        refuse_widths(self.experiment.conf)
         return super().workload()
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:

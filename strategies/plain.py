@@ -26,6 +26,7 @@ from dccl_flower.models.build import build_base
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import Exchanged, exchanged_state, load_exchanged
 from dccl_flower.strategies.exchange import merge_answers
+from dccl_flower.strategies.loads import in_steps
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class ServedAlone:
 
     def workload(self) -> Workload:
         """Return what a turn takes a device."""
-        return Workload(self.rounds, self.widths, self.experiment.example)
+        return in_steps(self.rounds, self.widths, self.experiment.example)
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield accuracies over all classes and over those of either side."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
 
@@ -13,12 +13,11 @@ from torch import Tensor
 from dccl_flower.codecs import State
 from dccl_flower.data.samples import Samples
 from dccl_flower.files import code_digest, content_key
-from dccl_flower.fleet.tiers import Workload
-from dccl_flower.image_config import RoundsConf
+from dccl_flower.fleet.profiles import refuse_widths
+from dccl_flower.fleet.tiers import Load, Workload
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.ranking import UserScores, gauc, user_scores
 from dccl_flower.learning.recommend import Logits, fit, predict
-from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Answer, DeviceScore, OnProgress
 from dccl_flower.models.recommender import Recommender
 from dccl_flower.seeds import torch_generator
@@ -26,6 +25,7 @@ from dccl_flower.strategies.kept import kept_models
 
 SCORES, MODEL = "scores", "model"
 MEANS = ("hit", "ndcg", "mrr")
+SCORE_BYTES = 8 * len(fields(UserScores))
 
 
 def pretrain(model: Recommender, experiment: InteractionExperiment, tell: OnProgress) -> None:
@@ -75,9 +75,13 @@ class Ranked:
         """Do nothing: every round is alike."""
 
     def workload(self) -> Workload:
-        """Return no widths: a virtual clock, which asks for them, is refused."""
-        nothing = torch.zeros(0)
-        return Workload(RoundsConf(), Widths(self.model, nothing, ()), nothing)
+        """Return what a turn takes a device. Raises ConfError for tiers of another width."""
+        refuse_widths(self.experiment.conf)
+        return lambda share: self.load()
+
+    def load(self) -> Load:
+        """Return what a turn takes a device with as many samples as devices have in the mean."""
+        raise NotImplementedError
 
     def take(self, answers: Iterable[Answer]) -> None:
         """Keep what devices scored in this round, in place of the last one's."""

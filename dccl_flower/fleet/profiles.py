@@ -91,6 +91,18 @@ def co_shares(fleet: Fleet | None) -> set[float]:
     return {1.0} if fleet is None else {tier.co_share for tier in fleet.tiers}
 
 
+def refuse_widths(conf: Conf) -> None:
+    """Raise ConfError for tiers that train a part of the width, where a method has but one."""
+    fleet = fleet_of(conf)
+    for place, tier in enumerate(fleet.tiers if fleet else ()):
+        if tier.co_share != 1:
+            given = f"tiers[{place}].co_share={tier.co_share}"
+            raise ConfError(
+                f"devices.profiles={conf.devices.profiles}: {given}: must be 1 with "
+                f"method.name={conf.method.name}, which trains one width"
+            )
+
+
 def load_fleet(name_or_path: str, num_devices: int, seed: int) -> Fleet:
     """Read tiers from a packaged ``conf/devices`` file or a path and deal devices out to them.
 

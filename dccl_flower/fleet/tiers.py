@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor, nn
-
-from dccl_flower.codecs import Codec, encoded_bytes
+from dccl_flower.codecs import Codec, State
 from dccl_flower.config import ConfError
 from dccl_flower.fleet.clock import Work
 from dccl_flower.fleet.profiles import Fleet, co_shares
-from dccl_flower.image_config import RoundsConf
-from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
-from dccl_flower.learning.widths import Widths
-from dccl_flower.models.frozen import exchanged_state
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A turn of a method: what trains in every width, what only scores beside it, and how much.
+class Piece:
+    """A piece of a turn: what crosses, what is computed, or both.
 
-    A step takes ``batch_factor`` times a batch of ``rounds``; ``example`` holds images
-    (N, C, H, W); ``keep_bytes`` are what a device downloads before its first turn. Every turn is
-    taken to include the pass of ``control``.
+    The codec encodes the states ``down`` and ``up``; ``down_bytes`` and ``up_bytes`` cross beside
+    them as they are. What is computed takes ``flops``, and ``memory`` bytes.
     """
 
-    rounds: RoundsConf
-    widths: Widths
-    example: Tensor
-    control: nn.Module | None = None
-    batch_factor: int = 1
+    down: State = field(default_factory=dict)
+    up: State = field(default_factory=dict)
+    down_bytes: int = 0
+    up_bytes: int = 0
+    flops: float = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """All that a round takes a device, piece after piece.
+
+    In its first round it also receives ``keep_bytes`` and computes ``keep_flops``, once for all.
+    """
+
+    pieces: Sequence[Piece]
     keep_bytes: int = 0
+    keep_flops: float = 0
+
+
+Workload = Callable[[float], Load]  # by the share of the width that a device trains
 
 
 @dataclass(frozen=True)
@@ -48,18 +56,7 @@ class TurnCost:
 
 def turn_costs(fleet: Fleet, workload: Workload, codec: Codec) -> dict[float, TurnCost]:
     """Return what a turn takes the devices of each share of the width."""
-    control = Cost() if workload.control is None else model_cost(workload.control, workload.example)
-    rounds, costs = workload.rounds, {}
-    batch_size = workload.batch_factor * rounds.device_batch_size
-    for share in co_shares(fleet):
-        module = workload.widths.modules[share]
-        cost = model_cost(module, workload.example)
-        moved = encoded_bytes(codec.encode(exchanged_state(module)))
-        flops = turn_flops(cost, control, rounds.local_steps * batch_size)
-        memory = training_memory(cost, control, batch_size, rounds.momentum > 0)
-        first = Work(moved + workload.keep_bytes, flops, moved)
-        costs[share] = TurnCost(first, Work(moved, flops, moved), memory)
-    return costs
+    return {share: _cost(workload(share), codec) for share in co_shares(fleet)}
 
 
 def fitting_tiers(fleet: Fleet, costs: Mapping[float, TurnCost]) -> set[str]:
@@ -73,3 +70,17 @@ def fitting_tiers(fleet: Fleet, costs: Mapping[float, TurnCost]) -> set[str]:
             f"least {least:.1f} MB"
         )
     return fitting
+
+
+def _cost(load: Load, codec: Codec) -> TurnCost:
+    down, up = (
+        sum(codec.num_bytes(state) + beside for state, beside in crossing)
+        for crossing in (
+            [(each.down, each.down_bytes) for each in load.pieces],
+            [(each.up, each.up_bytes) for each in load.pieces],
+        )
+    )
+    flops = sum(each.flops for each in load.pieces)
+    first = Work(down + load.keep_bytes, flops + load.keep_flops, up)
+    memory = max(each.memory for each in load.pieces)
+    return TurnCost(first, Work(down, flops, up), memory)

@@ -12,13 +12,14 @@ from dccl_flower.codecs import State
 from dccl_flower.config import ConfError
 from dccl_flower.data.samples import Samples, taken
 from dccl_flower.device_store import Parcel
-from dccl_flower.fleet.tiers import Workload
+from dccl_flower.fleet.tiers import Load, Workload
 from dccl_flower.interaction_experiment import recipe
 from dccl_flower.learning.matching import KeyWeights, Pool, match_keys, rows_of_some_users
 from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.coda.conf import CodaConf, conf_of
 from dccl_flower.strategies.coda.device import CodaDevice, Learn, Score, Tell
+from dccl_flower.strategies.coda.load import served, turn_load
 from dccl_flower.strategies.coda.shared import (
     HISTORY,
     ITEM,
@@ -70,6 +71,10 @@ class Coda(Ranked):
         """Yield how devices rank, and where it is measured what they were offered and kept."""
         yield from super().scores(state)
         yield from self._shares.items()
+
+    def load(self) -> Load:
+        """Return what a turn takes a device with as many samples as devices have in the mean."""
+        return turn_load(self.experiment, self.model, len(self._drawn))
 
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the cloud's model; devices' own stay with them."""
@@ -156,4 +161,4 @@ def kinds(experiment: CodaExperiment) -> Kinds:
     return Kinds(down, true_ones(scores=True, keys=matches), told)
 
 
-CODA = MethodKind(CodaConf, CodaExperiment.open, Coda, CodaDevice, check, kinds=kinds)
+CODA = MethodKind(CodaConf, CodaExperiment.open, Coda, CodaDevice, check, served, kinds)

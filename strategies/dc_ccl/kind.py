@@ -20,6 +20,7 @@ from dccl_flower.strategies.dc_ccl.device import DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, batch_factor
 from dccl_flower.strategies.dc_ccl.prepared import ReusedCloud, prepared_key
 from dccl_flower.strategies.exchange import CLASS_COUNTS
+from dccl_flower.strategies.loads import in_steps
 
 
 def build_cloud(experiment: ImageExperiment, on_progress: OnProgress) -> Cloud:
@@ -90,7 +91,7 @@ def check(experiment: ImageExperiment) -> Workload:
             raise ConfError(f"{key}: not with tiers of co_share below 1 in devices.profiles")
     widths = Widths(co, experiment.example, shares)
     factor = batch_factor(conf.exemplars)
-    return Workload(conf.rounds, widths, experiment.example, control, factor)
+    return in_steps(conf.rounds, widths, experiment.example, control, factor)
 
 
 def kinds(experiment: ImageExperiment) -> Kinds:

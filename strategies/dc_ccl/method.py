@@ -31,6 +31,7 @@ from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.device import Score, Train, TuneHead
 from dccl_flower.strategies.exchange import CLASS_COUNTS, asks_by_width, copies_of, devices_of
+from dccl_flower.strategies.loads import in_steps
 
 logger = logging.getLogger("dccl_flower")
 
@@ -130,7 +131,7 @@ class DcCclServer:
         """Return what a turn takes a device."""
         models = self._widths, self.cloud.example, self.cloud.control
         keep_bytes = sum(len(parcel.blob()) for parcel in self._keep.values())
-        return Workload(self.rounds, *models, batch_factor(self.settings.exemplars), keep_bytes)
+        return in_steps(self.rounds, *models, batch_factor(self.settings.exemplars), keep_bytes)
 
     def evaluation(self, number: int, state: State, devices: Sequence[int]) -> Mapping[int, Ask]:
         """Ask devices to score control + co."""

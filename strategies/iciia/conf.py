@@ -91,9 +91,6 @@ class IciiaConf(ImageConf):
                 raise ConfError("method.serves=cloud: not with method.training=federated")
         if method.serves == "cloud" and by in ("fine_tuning", "prompt"):
             raise ConfError(f"adaptation.by={by}: needs method.serves=device, which has the labels")
-        if self.devices.profiles is not None:
-            given = f"devices.profiles={self.devices.profiles}"
-            raise ConfError(f"{given}: not with method.name=iciia, whose turns no clock knows")
         if method.training == "cloud" and self.devices.per_round is not None:
             given = f"devices.per_round={self.devices.per_round}"
             raise ConfError(f"{given}: not with method.training=cloud, where all devices score")

@@ -8,17 +8,25 @@ from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.device_store import Parcel
+from dccl_flower.fleet.profiles import refuse_widths
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.client_attention import Client, seen_by
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
-from dccl_flower.learning.widths import Widths
-from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
+from dccl_flower.method import (
+    Answer,
+    Ask,
+    Kinds,
+    MethodKind,
+    OnProgress,
+    Round,
+    Served,
+    true_ones,
+)
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies.exchange import copies_of, devices_of
@@ -40,6 +48,7 @@ from dccl_flower.strategies.iciia.device import (
     Train,
     correct_of,
 )
+from dccl_flower.strategies.iciia.load import Held
 
 LISTED = 5
 SCORED = ("served", "backbone", "oracle")
@@ -62,6 +71,11 @@ class Iciia:
         self._on_progress = on_progress
         self._is_prepared = False
         self._accuracies: dict[str, float] = {}
+
+    @property
+    def held(self) -> Held:
+        """What a device holds."""
+        return Held(self.experiment, self.backbone, self.module)
 
     @property
     def is_federated(self) -> bool:
@@ -90,9 +104,9 @@ class Iciia:
         self.rounds = replace(self.rounds, count=num_rounds)
 
     def workload(self) -> Workload:
-        """Return no widths: a virtual clock, which asks for them, is refused."""
-        example = self.experiment.example
-        return Workload(self.rounds, Widths(self.backbone, example, ()), example)
+        """Return what a turn takes a device. Raises ConfError for tiers of another width."""
+        refuse_widths(self.conf)
+        return lambda share: self.held.turn_load(self.rounds)
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Have devices train the module where that is federated, then score what they meet."""
@@ -112,7 +126,8 @@ class Iciia:
         ask = Ask(state, score, keep=parcels, like={}, wants=(CORRECT,), brings="scores")
         if there := self._with_images(devices):
             answers = yield dict.fromkeys(there, ask)
-            self._tally(answers.values())
+            if answers:  # by a clock it may be that none of those who answer has an image
+                self._tally(answers.values())
         return state
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
@@ -202,12 +217,9 @@ def check(experiment: ImageExperiment) -> Workload | None:
     return workload if conf.method.serves == "device" else None
 
 
-def served(experiment: ImageExperiment) -> dict[str, tuple[nn.Module, Tensor]]:
+def served(experiment: ImageExperiment) -> Served:
     """Return backbone and adaptation with what each is given for a batch of images."""
-    server, size = Iciia(experiment, lambda *_: None), conf_of(experiment).adaptation.batch_size
-    images = torch.zeros(size, *experiment.images.shape)
-    module_sees = torch.zeros(size, server.backbone.width)
-    return {BACKBONE: (server.backbone, images), MODULE: (server.module, module_sees)}
+    return Iciia(experiment, lambda *_: None).held.served()
 
 
 def kinds(experiment: ImageExperiment) -> Kinds:

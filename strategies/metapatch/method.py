@@ -11,12 +11,21 @@ from torch import Tensor, nn
 from dccl_flower.codecs import State
 from dccl_flower.data.interactions import RECENT
 from dccl_flower.data.samples import Samples
-from dccl_flower.fleet.tiers import Workload
+from dccl_flower.fleet.tiers import Load, Workload
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.fusion import average
 from dccl_flower.learning.metapatch import distil_model, distil_patches, pretrain_patches
 from dccl_flower.learning.recommend import fit, predict
-from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
+from dccl_flower.method import (
+    Answer,
+    Ask,
+    Kinds,
+    MethodKind,
+    OnProgress,
+    Round,
+    Served,
+    true_ones,
+)
 from dccl_flower.models.frozen import Exchanged
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.exchange import copies_of
@@ -28,6 +37,7 @@ from dccl_flower.strategies.metapatch.device import (
     StageOne,
     StageTwo,
 )
+from dccl_flower.strategies.metapatch.load import turn_load, when_served
 from dccl_flower.strategies.metapatch.parts import (
     ENCODER,
     MODEL,
@@ -103,6 +113,10 @@ class MetaPatchServer(Ranked):
             self.take(scored.values())
         return state
 
+    def load(self) -> Load:
+        """Return what a turn takes a device with as many samples as devices have in the mean."""
+        return turn_load(self.experiment, self.parts)
+
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the model, and where devices adapt by MetaPatch the bases and the encoder."""
         self.parts.deployed.load(state)
@@ -170,6 +184,11 @@ def check(experiment: InteractionExperiment) -> Workload:
     return MetaPatchServer(experiment, lambda *_: None).workload()
 
 
+def served(experiment: InteractionExperiment) -> Served:
+    """Return the model, and where devices adapt it what of it they serve, with a batch."""
+    return when_served(experiment, Parts(experiment, experiment.recommender()))
+
+
 def kinds(experiment: InteractionExperiment) -> Kinds:
     """Return what passes: models come up only of stages that run on devices."""
     conf = conf_of(experiment)
@@ -190,5 +209,6 @@ METAPATCH = MethodKind(
     MetaPatchServer,
     MetaPatchDevice,
     check,
-    kinds=kinds,
+    served,
+    kinds,
 )

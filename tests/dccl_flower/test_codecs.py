@@ -106,6 +106,7 @@ def test_few_arrays_of_as_many_bytes_as_counted_by_hand(codec, count, size):
     state = exchanged_state(nn.Sequential(*[nn.Linear(2, 2) for _ in range(20)]))
     for arrays in (encode(codec, state), encode_update(codec, state, state, {})[0]):
         assert (len(arrays), encoded_bytes(arrays)) == (count, size)
+    assert CODECS[codec].num_bytes(state) == size
 
 
 @settings(deadline=None, max_examples=50)

@@ -116,7 +116,6 @@ def test_a_recipe_is_what_the_section_says():
     [
         ({"model": RecommenderConf(hidden=[])}, "model.hidden="),
         ({"model": RecommenderConf(hidden=[8, 0])}, "model.hidden="),
-        ({"devices": UsersConf(profiles="phones")}, "devices.profiles=phones"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change, told):

@@ -26,12 +26,17 @@ TIER = {"share": 1, "flops": 1e9, "memory_mb": 1000, "down_mbps": 10, "up_mbps":
 TIER |= {"availability": 1, "drop_out": 0}
 
 
+def profiles(folder, *tiers):
+    """Write profiles of tiers, each by what it changes; return the override."""
+    path = folder / "tiers.yaml"
+    named = [{"name": str(place), **TIER, **changes} for place, changes in enumerate(tiers)]
+    path.write_text(json.dumps({"tiers": named}))
+    return f"devices.profiles={path}"
+
+
 def two_widths(folder):
     """Write profiles of which half the devices train half the width; return the override."""
-    path = folder / "widths.yaml"
-    tiers = [{"name": "wide", **TIER}, {"name": "narrow", **TIER, "co_share": 0.5}]
-    path.write_text(json.dumps({"tiers": tiers}))
-    return f"devices.profiles={path}"
+    return profiles(folder, {}, {"co_share": 0.5})
 
 
 def small_experiment(*overrides):

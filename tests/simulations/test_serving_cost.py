@@ -49,7 +49,7 @@ def test_the_table_has_a_line_a_module(report):
     with console.capture() as capture:
         console.print(serving_table(report))
     lines = [" ".join(line.split()) for line in capture.get().splitlines()]
-    assert "iciia_digits, a batch of 8 images" in lines[0]
+    assert "iciia_digits, a batch of 8 samples" in lines[0]
     assert [line.split()[1] for line in lines if "%" in line] == ["backbone", "adaptation"]
 
 

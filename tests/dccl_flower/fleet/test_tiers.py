@@ -2,78 +2,65 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_model
 
 from dccl_flower.codecs import CODECS
 from dccl_flower.config import ConfError
+from dccl_flower.fleet.clock import Work
 from dccl_flower.fleet.profiles import Fleet, Tier
-from dccl_flower.fleet.tiers import Workload, turn_costs
-from dccl_flower.image_config import RoundsConf
-from dccl_flower.learning.widths import Widths
-from dccl_flower.models.frozen import exchanged_state
+from dccl_flower.fleet.tiers import Load, Piece, TurnCost, fitting_tiers, turn_costs
 
-EXAMPLE = torch.zeros(2, 2)
-WIDE = Tier("wide", 1, 1e9, 100, 10, 10, 1.0, 0.0)
-NARROW = Tier("narrow", 1, 1e9, 100, 10, 10, 1.0, 0.0, co_share=0.5)
-# Two features to 6 hidden units to 3 classes: 12 + 6, a norm's 4 x 6, 18 + 3 numbers.
-WIDE_NUMBERS, NARROW_NUMBERS = 63, 33
+WIDE = Tier("wide", 1, 1e9, 2, 10, 10, 1.0, 0.0)
+NARROW = Tier("narrow", 1, 1e9, 1, 10, 10, 1.0, 0.0, co_share=0.5)
+STATE = {"w": torch.zeros(2, 5), "b": torch.zeros(3)}
 
 
-def costs(keep_bytes=100, codec="fp32", co=None, control=True, batch_size=5):
-    widths = Widths(co or tiny_model(3), EXAMPLE, {1.0, 0.5})
-    teacher = tiny_model(2) if control else None
-    rounds = RoundsConf(local_steps=4, device_batch_size=batch_size)
-    load = Workload(rounds, widths, EXAMPLE, teacher, keep_bytes=keep_bytes)
-    by_share = turn_costs(Fleet((WIDE, NARROW), 10, seed=0), load, CODECS[codec])
-    return by_share[1.0], by_share[0.5]
+def costs(load, codec="fp32", tiers=(WIDE,)):
+    return turn_costs(Fleet(tiers, 10, seed=0), load, CODECS[codec])
 
 
-def test_a_part_holds_the_leading_channels_of_its_share():
-    state = {n: t.clone() for n, t in exchanged_state(tiny_model(3)).items()}
-    widths = Widths(tiny_model(3), EXAMPLE, {1.0, 0.5})
-    part = widths.part_of(state, 0.5)
-    assert torch.equal(part["0.weight"], state["0.weight"][:3])
-    assert torch.equal(part["1.running_var"], state["1.running_var"][:3])
-    assert torch.equal(part["3.weight"], state["3.weight"][:, :3])
-    assert torch.equal(part["3.bias"], state["3.bias"])
-    whole = widths.part_of(state, 1.0)
-    assert all(torch.equal(whole[name], tensor) for name, tensor in state.items())
+def test_a_turn_is_the_sum_of_its_pieces_and_needs_the_memory_of_the_largest():
+    load = Load(
+        [
+            Piece(STATE, STATE, down_bytes=7, flops=100.0, memory=30),
+            Piece(up_bytes=5, flops=11.0, memory=50),
+        ]
+    )
+    work = Work(4 * 13 + 7, 111.0, 4 * 13 + 5)
+    assert costs(lambda share: load) == {1.0: TurnCost(work, work, 50)}
 
 
-def test_the_work_of_a_turn_by_hand():
-    # An image costs 12 + 18 MACs forward; backward as many again for weights, and 18 for inputs
-    # but those of the first layer; the mimic 30 more. Two FLOPs a MAC, 4 steps of 5 images.
-    wide, _ = costs()
-    first, later = wide.first, wide.later
-    assert first.flops == later.flops == 20 * 2 * (30 + 30 + 18 + 30)
-    assert first.down_bytes == 100 + 4 * WIDE_NUMBERS
-    assert later.down_bytes == later.up_bytes == first.up_bytes == 4 * WIDE_NUMBERS
+def test_what_is_kept_is_paid_once():
+    load = Load([Piece(STATE, flops=1.0)], keep_bytes=1000, keep_flops=500.0)
+    cost = costs(lambda share: load)[1.0]
+    assert cost.first == Work(1000 + 52, 501.0, 0)
+    assert cost.later == Work(52, 1.0, 0)
 
 
-def test_a_narrow_tier_has_less_work_and_memory():
-    wide, narrow = costs()
-    assert narrow.later.down_bytes == 4 * NARROW_NUMBERS
-    assert narrow.later.flops == 20 * 2 * (15 + 15 + 9 + 30)
-    assert narrow.memory < wide.memory
+@pytest.mark.parametrize(("codec", "size"), [("fp16", 26), ("int8", 10 + 4 + 12), ("named", 52)])
+def test_states_are_as_large_as_the_codec_makes_them_and_the_rest_stays(codec, size):
+    load = Load([Piece(STATE, STATE, down_bytes=3, up_bytes=4)])
+    later = costs(lambda share: load, codec)[1.0].later
+    assert (later.down_bytes, later.up_bytes) == (size + 3, size + 4)
 
 
-def test_bytes_are_those_of_the_codec():
-    # two matrices of 12 and 18 numbers and two scales, 33 numbers as they are
-    wide, _ = costs(codec="int8")
-    assert wide.later.up_bytes == 30 + 2 * 4 + 33 * 4
+def test_every_share_of_the_width_is_asked_for_once():
+    asked = []
+
+    def load(share):
+        asked.append(share)
+        return Load([Piece(flops=share)])
+
+    by_share = costs(load, tiers=(WIDE, NARROW, WIDE))
+    assert sorted(asked) == [0.5, 1.0]
+    assert by_share[0.5].later.flops == 0.5
 
 
-def test_what_a_turn_trains_on_and_what_is_kept_decide_its_work():
-    (larger, _), (usual, _) = costs(keep_bytes=10, batch_size=10), costs()
-    assert larger.later.flops == 2 * usual.later.flops
-    assert larger.first.down_bytes == 10 + 4 * WIDE_NUMBERS
-
-
-def test_without_a_control_only_the_model_itself_counts():
-    wide, _ = costs(control=False)
-    assert wide.later.flops == 20 * 2 * (30 + 30 + 18)
-
-
-def test_a_co_submodel_that_cannot_be_cut_is_an_error():
-    with pytest.raises(ConfError, match=r"co_share=0\.5: .* cannot be cut"):
-        costs(co=torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 3)))
+def test_a_tier_fits_that_has_the_memory_of_its_share():
+    needs = {1.0: 2_000_000, 0.5: 1_000_001}
+    by_share = costs(lambda share: Load([Piece(memory=needs[share])]), tiers=(WIDE, NARROW))
+    assert fitting_tiers(Fleet((WIDE, NARROW), 10, seed=0), by_share) == {"wide"}
+    with pytest.raises(ConfError) as error:
+        fitting_tiers(Fleet((NARROW,), 10, seed=0), by_share)
+    assert str(error.value) == (
+        "devices.profiles: no tier fits, the largest has 1 MB and training takes at least 1.0 MB"
+    )

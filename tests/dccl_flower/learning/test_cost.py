@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from timm.layers import StdConv2d
 from torch import nn
 
-from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
+from dccl_flower.learning.cost import (
+    Cost,
+    batch_cost,
+    forward_macs,
+    model_cost,
+    scoring_cost,
+    training_memory,
+    turn_flops,
+)
 from dccl_flower.models.build import build_base, build_device_modules
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import Frozen
@@ -152,6 +160,58 @@ def test_a_model_that_trains_on_more_than_logits_is_an_error():
         model_cost(Twins(), IMAGE)
 
 
+class Matches(nn.Module):
+    """A score (B,) of columns that a batch holds by name: 3 * 4 MACs a sample, then 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.linear = nn.Embedding(9, 3), nn.Linear(3, 4, bias=False)
+
+    def forward(self, samples):
+        wanted = self.linear(self.users(samples["user"]))
+        return torch.bmm(wanted.unsqueeze(1), samples["item"].unsqueeze(2)).flatten()
+
+
+COLUMNS = {"user": torch.full((1,), 8), "item": torch.ones(1, 4)}
+
+
+def test_samples_may_be_columns_by_name():
+    cost = model_cost(Matches(), COLUMNS)
+    assert (cost.trainable_parameters, cost.forward_macs) == (27 + 12, 12 + 4)
+    # Backward: weights and inputs of the linear layer, and of the product the side that learns.
+    assert cost.training_flops == 2 * (16 + 12 + 12 + 4)
+    assert forward_macs(Matches(), {n: t.expand(5, *t.shape[1:]) for n, t in COLUMNS.items()}) == 80
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_a_batch_whose_samples_see_each_other_costs_as_a_whole(size):
+    class Attention(nn.Module):
+        def forward(self, features):
+            return features @ (features.T @ features)
+
+    features = torch.zeros(size, 3)
+    assert batch_cost(Attention(), features).forward_macs == 2 * size * 9
+    module = nn.Sequential(nn.Linear(3, 2, bias=False))
+    whole, each = batch_cost(module, features), model_cost(module, features)
+    assert whole.training_flops == size * each.training_flops
+    assert whole.activation_bytes == size * each.activation_bytes + each.batch_bytes
+
+
+def test_what_only_scores_may_give_anything():
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, images):
+            return self.net(images), images
+
+    cost, alone = scoring_cost(Twins(), IMAGE), model_cost(small_net(), IMAGE)
+    assert (cost.forward_macs, cost.state_bytes) == (alone.forward_macs, alone.state_bytes)
+    assert cost.training_flops == cost.activation_bytes == 0
+    assert cost.layer_bytes >= alone.layer_bytes
+
+
 CO = Cost(
     trainable_parameters=100,
     state_bytes=500,
@@ -162,15 +222,16 @@ CO = Cost(
 
 
 @pytest.mark.parametrize(
-    ("momentum", "expected"),
+    ("moments", "expected"),
     [
-        (False, 500 + 800 + 400 + 30 + 5 * (60 + 10)),
-        (True, 500 + 800 + 400 + 400 + 30 + 5 * (60 + 10)),
+        (0, 500 + 800 + 400 + 30 + 5 * (60 + 10)),
+        (1, 500 + 800 + 400 + 400 + 30 + 5 * (60 + 10)),
+        (2, 500 + 800 + 400 + 800 + 30 + 5 * (60 + 10)),
     ],
 )
-def test_training_memory_by_hand(momentum, expected):
+def test_training_memory_by_hand(moments, expected):
     control = Cost(state_bytes=800, layer_bytes=10, activation_bytes=10**6)
-    assert training_memory(CO, control, 5, momentum) == expected
+    assert training_memory(CO, control, 5, moments) == expected
 
 
 def test_turn_flops_by_hand():
@@ -189,4 +250,4 @@ def test_device_modules_spare_the_base_model():
     assert co.forward_macs == 64 * 9 * (8 + 8 * 8) + 16 * 9 * (8 * 16 + 16 * 16) + 160
     assert co.forward_macs == control.forward_macs
     assert 8 * turn_flops(co, control, 1) < base.training_flops
-    assert 8 * training_memory(co, control, 20, True) < training_memory(base, Cost(), 20, True)
+    assert 8 * training_memory(co, control, 20, 1) < training_memory(base, Cost(), 20, 1)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_model
 
 from dccl_flower.learning.fusion import Copy, Fusion, average
-from dccl_flower.learning.widths import leading, level
+from dccl_flower.learning.widths import Widths, leading, level
+from dccl_flower.models.frozen import exchanged_state
 
 WIDE = {"w": torch.arange(6.0).view(2, 3), "b": torch.tensor([10.0, 20.0])}
 
@@ -24,6 +26,18 @@ def test_a_narrow_state_is_the_leading_block_of_each_tensor():
     part = leading(WIDE, like)
     assert part["w"].tolist() == [[0.0, 1.0]]
     assert part["b"].tolist() == [10.0]
+
+
+def test_a_part_holds_the_leading_channels_of_its_share():
+    state = {n: t.clone() for n, t in exchanged_state(tiny_model(3)).items()}
+    widths = Widths(tiny_model(3), torch.zeros(2, 2), {1.0, 0.5})
+    part = widths.part_of(state, 0.5)
+    assert torch.equal(part["0.weight"], state["0.weight"][:3])
+    assert torch.equal(part["1.running_var"], state["1.running_var"][:3])
+    assert torch.equal(part["3.weight"], state["3.weight"][:, :3])
+    assert torch.equal(part["3.bias"], state["3.bias"])
+    whole = widths.part_of(state, 1.0)
+    assert all(torch.equal(whole[name], tensor) for name, tensor in state.items())
 
 
 def test_entries_are_averaged_over_those_that_hold_them():

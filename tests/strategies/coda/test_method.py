@@ -239,6 +239,9 @@ WRONG = {
         "matching.history_weight=0: must be above 0"
     ),
     "sieve.keeps=users": "matching.by=samples: must be users with sieve.keeps=users",
+    "devices.profiles=phones_two_widths": (
+        "devices.profiles=phones_two_widths: tiers[2].co_share=0.5: must be 1 with"
+    ),
     "model.user_ids=true": "model.user_ids=true: not with method.name=coda",
     "method.report_kept=true data.name=movielens": "method.report_kept=true: not with data.name",
     "method.report_kept=true method.serves=cloud": "method.report_kept=true: needs devices",

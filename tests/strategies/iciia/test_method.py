@@ -176,7 +176,9 @@ WRONG = {
     "method.training=federated adaptation.by=prompt": "adaptation.by=prompt: not with",
     "method.serves=cloud adaptation.by=prompt": "adaptation.by=prompt: needs method.serves=device",
     "method.serves=cloud method.training=federated": "method.serves=cloud: not with",
-    "devices.profiles=phones": "devices.profiles=phones: not with method.name=iciia",
+    "devices.profiles=phones_two_widths": (
+        "devices.profiles=phones_two_widths: tiers[2].co_share=0.5: must be 1 with"
+    ),
     "method.backbone=/nowhere": "method.backbone=/nowhere: no finished run is there",
     "model.base=torchvision/squeezenet1_0 data.rgb=true": "model.base=torchvision/squeezenet1_0: ",
 }

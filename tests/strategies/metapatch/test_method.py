@@ -228,7 +228,10 @@ WRONG = {
     "cloud.beta=-1": "cloud.beta=-1.0: must be",
     "cloud.learns=all": "cloud.learns=all: must be one of",
     "wire.codec=int8 method.raw_samples=device": "wire.codec=int8: not with",
-    "devices.profiles=phones": "devices.profiles=phones: not with",
+    "devices.profiles=phones_two_widths": (
+        "devices.profiles=phones_two_widths: tiers[2].co_share=0.5: must be 1 with "
+        "method.name=metapatch, which trains one width"
+    ),
 }
 
 
