@@ -61,6 +61,26 @@ class WireConf:
 
 
 @dataclass
+class PrivacyConf:
+    """Differential privacy of devices' updates, by Flower's wrappers and mods.
+
+    ``client_*`` and ``server_*``: updates are clipped on that side to ``clipping_norm``, or from
+    there to what half of them keep within, and the server adds noise to their mean. ``local``: each
+    device clips its own and adds noise, calibrated to ``epsilon`` and ``delta`` for one round and
+    to ``sensitivity``, twice the clipping norm unless it is given. Epsilon is told at ``delta``.
+    """
+
+    dp: Literal[
+        "none", "client_fixed", "client_adaptive", "server_fixed", "server_adaptive", "local"
+    ] = "none"
+    clipping_norm: float = bound(1.0, above=0)
+    noise_multiplier: float = bound(0.5, at_least=0)
+    sensitivity: float | None = bound(None, above=0)
+    epsilon: float = bound(1.0, above=0)
+    delta: float = bound(1e-5, above=0, below=1)
+
+
+@dataclass
 class RuntimeConf:
     """How the simulation runs; thread counts are part of it because they change float sums.
 
@@ -104,6 +124,7 @@ class Conf:
     rounds: BareRoundsConf = section(BareRoundsConf)
     target_gain: float | None = None
     wire: WireConf = section(WireConf)
+    privacy: PrivacyConf = section(PrivacyConf)
     runtime: RuntimeConf = section(RuntimeConf)
     arms: ArmsConf = section(ArmsConf)
 

@@ -143,7 +143,9 @@ class TwoSidedRoundsConf(RoundsConf):
 
     ``keep_momentum`` carries each side's momentum buffers on from round to round. ``scaffold``
     corrects the sides' drift by control variates. ``server_momentum`` acts on the fused change.
-    ``statistics_step`` is the share of the way that fused batch statistics go each round.
+    ``statistics_step`` is the share of the way that fused batch statistics go each round. Devices
+    with fewer samples than ``head_tuning_floor`` give no head gradient; the others' are clipped to
+    the norm ``head_tuning_clip`` (0: not) and get noise of ``head_tuning_noise`` times that.
     """
 
     cloud_batch_size: int = bound(100, at_least=2)
@@ -155,6 +157,9 @@ class TwoSidedRoundsConf(RoundsConf):
     statistics_step: float = share(1.0)
     head_tuning_steps: int = bound(1, at_least=1)
     head_tuning_lr: float = bound(0.1, above=0)
+    head_tuning_floor: int = bound(16, at_least=1)
+    head_tuning_clip: float = bound(0.0, at_least=0)
+    head_tuning_noise: float = bound(0.0, at_least=0)
 
 
 @dataclass
@@ -186,6 +191,14 @@ class SubmodelsConf(ImageConf):
     model: MimicModelConf = section(MimicModelConf)
     control: Literal["mimic", "cloud_submodel", "none"] = "mimic"
     normalisation: Normalisation = "batch"
+
+    def check(self) -> None:
+        """Raise ConfError for values that do not go with one another."""
+        super().check()
+        if self.privacy.dp != "none" and not self.normalisation.startswith("group"):
+            given = f"normalisation={self.normalisation}"
+            told = f"not with privacy.dp={self.privacy.dp}, whose noise breaks batch statistics"
+            raise ConfError(f"{given}: {told}; use group or group_ws")
 
 
 def with_submodels(conf: Conf) -> SubmodelsConf:

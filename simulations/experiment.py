@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from dccl_flower.experiment import Experiment
 from dccl_flower.fleet.profiles import fleet_of
 from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
 from dccl_flower.fleet.tiers import fitting_tiers, turn_costs
-from dccl_flower.method import find_method
+from dccl_flower.flower.privacy import uncovered
+from dccl_flower.method import Kinds, find_method
 
 
 def open_experiment(conf: Conf) -> Experiment:
@@ -30,13 +32,35 @@ def open_experiment(conf: Conf) -> Experiment:
 def check_devices(experiment: Experiment) -> bool:
     """Tell whether devices have a part in the method at all.
 
-    Raises ConfError where they cannot build their models, or no tier can train them.
+    Raises ConfError where they cannot build their models, no tier can train them, or differential
+    privacy does not cover what they send.
     """
     conf = experiment.conf
+    if conf.privacy.dp != "none":
+        check_privacy(experiment)
     workload = find_method(conf.method.name).check(experiment)
     if (fleet := fleet_of(conf)) is not None and workload is not None:
         fitting_tiers(fleet, turn_costs(fleet, workload, CODECS[conf.wire.codec]))
     return workload is not None
+
+
+def check_privacy(experiment: Experiment) -> None:
+    """Raise ConfError where a run would send what differential privacy does not cover."""
+    conf, own = experiment.conf, experiment.conf.privacy
+    given = f"privacy.dp={own.dp}"
+    if find_spec("dp_accounting") is None:
+        raise ConfError(f"{given}: needs dp-accounting: pip install 'dccl-flower[privacy]'")
+    declared = find_method(conf.method.name).kinds
+    kinds = Kinds(set(), set()) if declared is None else declared(experiment)
+    more = sorted({*kinds.told, *(kinds.up if len(kinds.up) != 1 else ())})
+    more += uncovered(CODECS[conf.wire.codec], conf.runtime.devices_per_node, fleet_of(conf))
+    if more or not kinds.up:
+        what = ", ".join(more) or f"method.name={conf.method.name}, whose devices train nothing"
+        raise ConfError(f"{given}: does not cover {what}")
+    most = experiment.cohort_size / 10
+    if own.dp.endswith("adaptive") and own.noise_multiplier >= most:
+        told = f"must be below {most:g}, a tenth of the devices of a round, with {given}"
+        raise ConfError(f"privacy.noise_multiplier={own.noise_multiplier}: {told}")
 
 
 def roster_of(conf: Conf) -> Roster:

@@ -18,7 +18,7 @@ from dccl_flower.engine import once_each
 from dccl_flower.fleet.roster import FaultPolicy
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import ROUND, Letter, Reply, speakers
-from dccl_flower.flower.nodes import by_node, meet_nodes, node_of
+from dccl_flower.flower.nodes import Met, by_node, meet_nodes, node_of
 from dccl_flower.method import Ask
 from dccl_flower.turns import Plain
 
@@ -64,12 +64,22 @@ class Courier:
     devices_per_node: int = 1
     num_nodes: int | None = None
     common: Mapping[str, Plain] = field(default_factory=dict)
+    asks_again: bool = True  # those that have lost what they kept
     # By device, what it held when it last answered.
     _held: dict[int, set[str]] = field(default_factory=dict, init=False)
 
-    @cached_property
+    @property
     def nodes(self) -> list[int]:
         """The nodes that play the devices."""
+        return self._met.nodes
+
+    @property
+    def mods_are_there(self) -> bool:
+        """Tell whether mods change what some of the nodes answer."""
+        return self._met.mods_are_there
+
+    @cached_property
+    def _met(self) -> Met:
         return meet_nodes(self.grid, self.num_devices, self.ledger, self.num_nodes)
 
     def letters(
@@ -109,7 +119,8 @@ class Courier:
         """
         letters, answered = errand.letters, errand.replies.keys()
         faults = self._take(errand, replies)
-        if forgetful := {fault.node for fault in faults if LACKS in fault.reason}:
+        forgetful = {fault.node for fault in faults if LACKS in fault.reason}
+        if forgetful and self.asks_again:
             silent = sorted(letters.keys() - answered)
             lost = [device for device in silent if node_of(self.nodes, device) in forgetful]
             again = self._messages(errand, {d: list(letters[d].ask.keep) for d in lost})

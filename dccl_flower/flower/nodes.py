@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,10 +12,18 @@ from flwr.serverapp import Grid
 from dccl_flower.flower.ledger import Ledger
 
 POLL_SECONDS = 0.1
+MODS = "mods"  # how many change what a node answers
 
 
 class FederationError(RuntimeError):
     """The federation cannot do what the run needs; the message is one line for the user."""
+
+
+class Met(NamedTuple):
+    """All nodes, sorted by partition id, and whether mods change what some of them answer."""
+
+    nodes: list[int]
+    mods_are_there: bool
 
 
 def meet_nodes(
@@ -24,20 +32,21 @@ def meet_nodes(
     ledger: Ledger,
     num_nodes: int | None = None,
     timeout: float = 300.0,
-) -> list[int]:
+) -> Met:
     """Return the ids of all nodes, sorted by partition id.
 
     Waits for ``num_nodes`` nodes, by default for as many as the nodes of a simulation say they are.
     Raises FederationError where they do not come, or where there are more nodes than devices.
     """
     deadline = time.monotonic() + timeout
-    places: dict[int, tuple[int, int]] = {}  # partition id and number of partitions, by node
+    # Partition id, number of partitions and of mods, by node.
+    places: dict[int, tuple[int, int, int]] = {}
     expected = num_nodes or 1
     while True:
         new = [node for node in grid.get_node_ids() if node not in places]
         places |= _ask(grid, new, ledger, deadline)
         if num_nodes is None and places:
-            expected = max(total for _, total in places.values())
+            expected = max(total for _, total, _ in places.values())
             if expected == 0:
                 raise FederationError("the nodes do not tell how many they are: set num_nodes")
         if len(places) >= expected:
@@ -46,10 +55,11 @@ def meet_nodes(
             raise FederationError(f"only {len(places)} of {expected} nodes came in time")
         time.sleep(POLL_SECONDS)
     check_node_count(len(places), num_devices)
-    partitions = sorted(partition for partition, _ in places.values())
+    partitions = sorted(partition for partition, _, _ in places.values())
     if len(set(partitions)) < len(partitions):
         raise FederationError(f"two nodes share a partition id: {partitions}")
-    return sorted(places, key=lambda node: places[node][0])
+    in_order = sorted(places, key=lambda node: places[node][0])
+    return Met(in_order, any(mods for _, _, mods in places.values()))
 
 
 def node_of(nodes: Sequence[int], device: int) -> int:
@@ -74,14 +84,14 @@ def check_node_count(num_nodes: int, num_devices: int) -> None:
 
 def _ask(
     grid: Grid, nodes: Sequence[int], ledger: Ledger, deadline: float
-) -> dict[int, tuple[int, int]]:
+) -> dict[int, tuple[int, int, int]]:
     if not nodes:
         return {}
     # Flower refuses an empty message; the key says what is asked.
     content = RecordDict({"config": ConfigRecord({"ask": "partition-id"})})
     ledger.sent(content, devices=len(nodes))
     messages = [Message(content, dst_node_id=i, message_type="query.node") for i in nodes]
-    places: dict[int, tuple[int, int]] = {}
+    places: dict[int, tuple[int, int, int]] = {}
     patience = max(1.0, deadline - time.monotonic())
     for reply in grid.send_and_receive(messages, timeout=patience):
         if reply.has_error():
@@ -91,7 +101,7 @@ def _ask(
         if "partition-id" not in metrics:
             way_out = "start it with --node-config 'partition-id=0'"
             raise FederationError(f"a node has no partition id: {way_out}")
-        told: dict[str, Any] = {"num-partitions": 0, **metrics}
-        place = int(told["partition-id"]), int(told["num-partitions"])
-        places[reply.metadata.src_node_id] = place
+        told: dict[str, Any] = {"num-partitions": 0, MODS: 0, **metrics}
+        place, total, mods = (int(told[k]) for k in ("partition-id", "num-partitions", MODS))
+        places[reply.metadata.src_node_id] = place, total, mods
     return places

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
@@ -23,11 +22,11 @@ from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import Reply
 from dccl_flower.flower.nodes import check_node_count
+from dccl_flower.flower.privacy import NOT_COVERED, uncovered
 from dccl_flower.flower.wire import to_arrays, to_state
-from dccl_flower.method import Method, ScoresOnDevices
+from dccl_flower.method import Ask, Method, ScoresOnDevices
 
 AGAIN = "train.again"  # the type of messages of a round's later exchanges
-NOT_COVERED = "not with differential privacy, which does not cover it"
 
 
 class Rounds(FedAvg):
@@ -38,7 +37,8 @@ class Rounds(FedAvg):
     several devices of a node, whose answers the worker merges. Raises AggregationError where
     ``policy`` stops a round, and ValueError for what differential privacy does not cover: a second
     exchange in a round, tensors beside a device's own copy, and copies that are not exact, whole
-    and of one device each.
+    and of one device each. ``is_private`` says whether it is at work: it is unless :meth:`start`
+    runs the rounds itself, on nodes without mods, or somebody says that it is not.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Rounds(FedAvg):
         self._courier: Courier | None = None
         self._round: OpenRound | None = None
         self._errand: Errand | None = None
-        self._is_private = False
+        self.is_private: bool | None = None
+        self.failed: list[Message] = []  # replies that a wrapper has kept to itself
 
     def summary(self) -> None:
         """Log what the rounds will do."""
@@ -84,6 +85,7 @@ class Rounds(FedAvg):
         method's own count.
         """
         self.method.plan(num_rounds)
+        self.is_private = bool(self.is_private)
         return super().start(grid, initial_arrays, num_rounds, **options)
 
     def initial_arrays(self) -> ArrayRecord:
@@ -101,8 +103,8 @@ class Rounds(FedAvg):
     ) -> Iterable[Message]:
         """Draw the cohort and send it the method's first question of the round, if it has one."""
         state = self.state(arrays)
-        self._is_private = self._is_private or self._shows_privacy(arrays, state, config)
-        if self._is_private:
+        self.is_private = self.is_private is not False
+        if self.is_private:  # before what takes long
             self._refuse_inexact(state)
         courier = self._prepare(grid)
         try:
@@ -113,9 +115,12 @@ class Rounds(FedAvg):
         self._errand, asks = None, self._round.asks
         if asks is None:
             return []
-        wants = dict.fromkeys(name for ask in asks.values() for name in ask.wants)
-        if self._is_private and wants:
-            raise ValueError(f"{', '.join(wants)} of devices: {NOT_COVERED}")
+        if self.is_private or courier.mods_are_there:
+            self.is_private = True
+            self._refuse_inexact(state)
+            _refuse_more_than_updates(asks)
+            # What a wrapper clips on the server must not come by another way.
+            courier.asks_again = courier.mods_are_there or "clipping_norm" in config
         letters = courier.letters(asks, server_round, (state, arrays))
         in_time = {d: letters.pop(d) for d in self.cohort.devices if d in asks}
         courier.count_unanswered(letters)
@@ -131,12 +136,12 @@ class Rounds(FedAvg):
         if self._errand is None:  # nobody was asked
             self.replies = []
             return self._arrays(self._round.state), None
-        self.replies = answered = self._courier.read(self._errand, replies)
+        self.replies = answered = self._courier.read(self._errand, [*replies, *self.failed])
         while True:
             self._round.answer({reply.devices[0]: reply.answer for reply in answered})
             if self._round.asks is None:
                 break
-            if self._is_private:
+            if self.is_private:
                 raise ValueError(f"a second exchange: {NOT_COVERED}")
             letters = self._courier.letters(self._round.asks, server_round)
             answered = self._courier.ask(letters, AGAIN)
@@ -211,28 +216,18 @@ class Rounds(FedAvg):
             )
         return self._courier
 
-    def _shows_privacy(self, arrays: ArrayRecord, state: State, config: ConfigRecord) -> bool:
-        """Tell whether a wrapper for differential privacy is at work.
-
-        Client-side ones announce themselves in the config; server-side ones show by arrays that
-        are not those that were last returned.
-        """
-        if "clipping_norm" in config:
-            return True
-        if self._of_record is None or self._of_record[1] is arrays:
-            return False
-        return any(not torch.equal(t, state[name]) for name, t in self._of_record[0].items())
-
     def _refuse_inexact(self, state: State) -> None:
-        tiers = () if self.roster.fleet is None else self.roster.fleet.tiers
-        refused = {
-            f"codec={self._codec.name}": not self._codec.is_exact,
-            f"devices_per_node={self._devices_per_node}": self._devices_per_node != 1,
-            "tiers with co_share below 1": any(tier.co_share != 1 for tier in tiers),
-        }
-        for what, is_given in refused.items():
-            if is_given:
-                raise ValueError(f"{what}: {NOT_COVERED}")
+        for what in uncovered(self._codec, self._devices_per_node, self.roster.fleet):
+            raise ValueError(f"{what}: {NOT_COVERED}")
         if any(name.endswith("running_var") for name in state):
             advice = "use group norm with differential privacy"
             raise ValueError(f"noise breaks batch statistics: {advice}")
+
+
+def _refuse_more_than_updates(asks: Mapping[int, Ask]) -> None:
+    """Raise ValueError for asks whose answers are more, or other, than a trained copy."""
+    names = {name for ask in asks.values() for name in (*ask.wants, *ask.beside)}
+    if any(ask.like is not None for ask in asks.values()):
+        names |= {ask.brings for ask in asks.values()}
+    if names:
+        raise ValueError(f"{', '.join(sorted(names))} of devices: {NOT_COVERED}")

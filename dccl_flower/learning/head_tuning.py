@@ -1,8 +1,12 @@
-"""Head tuning without raw samples: sides send gradients of the last layer only."""
+"""Head tuning without raw samples: sides send gradients of the last layer only.
+
+Such a gradient tells which classes are behind it, the less the more samples it is a mean of.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -13,6 +17,34 @@ from dccl_flower.data.batches import Pair
 from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import Loss
 from dccl_flower.models.head import find_head
+
+
+@dataclass(frozen=True)
+class HeadPrivacy:
+    """What a device does before its head gradient goes up.
+
+    It gives none of fewer than ``floor`` samples, shortens one that is longer than ``clip`` (0:
+    none), and adds Gaussian noise of ``noise`` times ``clip`` to every number.
+    """
+
+    floor: int = 16
+    clip: float = 0.0
+    noise: float = 0.0
+
+    def covered(self, gradient: State, generator: torch.Generator) -> State:
+        """Return a gradient as it may go up."""
+        if self.clip == 0:
+            return gradient
+        norm = torch.cat([slope.flatten() for slope in gradient.values()]).norm()
+        factor = self.clip / max(norm.item(), self.clip)
+        return {
+            name: slope * factor
+            + self.noise * self.clip * torch.randn(slope.shape, generator=generator)
+            for name, slope in gradient.items()
+        }
+
+
+FLOOR_ALONE = HeadPrivacy()
 
 
 def head_gradient(

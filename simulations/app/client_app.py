@@ -9,6 +9,7 @@ from flwr.app import Context
 
 from dccl_flower.flower.device_app import DeviceClient
 from dccl_flower.flower.numpy_client_app import numpy_client_app
+from dccl_flower.flower.privacy import Mod, private_mods
 from dccl_flower.method import DeviceHalf, find_method
 from dccl_flower.simulations.experiment import cached_experiment, device_store
 
@@ -36,4 +37,10 @@ def _half(name_or_path: str, overrides: str) -> DeviceHalf:
     return find_method(experiment.conf.method.name).device(experiment)
 
 
-app = numpy_client_app(client_fn)
+def mods_of(context: Context) -> list[Mod]:
+    """Return what the configuration asks for between a device and its answers."""
+    run = (str(context.run_config["conf"]), str(context.run_config["overrides"]))
+    return private_mods(cached_experiment(*run).conf.privacy)
+
+
+app = numpy_client_app(client_fn, mods_of)

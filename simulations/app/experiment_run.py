@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
@@ -18,6 +19,7 @@ from dccl_flower.config_loading import dump_conf
 from dccl_flower.engine import peak_rss_mb
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_json
+from dccl_flower.flower.privacy import epsilon_of, noise_of_rounds
 from dccl_flower.method import ScoresByDevice
 from dccl_flower.simulations.app.events import EventWriter, Tell
 from dccl_flower.simulations.app.plots import plot_curves
@@ -72,11 +74,26 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
         "seconds": seconds,
         "peak_rss_mb": {"server": peak_rss_mb(), "worker": recorder.worker_peak_mb},
     }
+    if conf.privacy.dp != "none":
+        results["privacy"] = privacy_spent(experiment, [row["devices"] for row in recorder.rounds])
     if isinstance(recorder.method, ScoresByDevice):
         results["devices"] = device_table(recorder.method)
     save_models(folder / "models", recorder.method.state_dict(recorder.final_state))
     plot_curves(results, folder / "curves.png")
     write_json(folder / "results.json", results)
+
+
+def privacy_spent(experiment: Experiment, answered: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Return epsilon after all rounds, which is None without noise, and what it rests on."""
+    conf, own = experiment.conf, experiment.conf.privacy
+    share = 1 - getattr(conf.rounds, "cloud_weight", 0.0)
+    counts = [len(devices) for devices in answered]
+    noises = noise_of_rounds(own, experiment.cohort_size, counts, share)
+    if own.dp == "local":  # each device spends its own, those that answered most often most
+        most = max(Counter(device for devices in answered for device in devices).values())
+        noises = noises[:most]
+    epsilon = epsilon_of(noises, own.delta)
+    return {"epsilon": epsilon, "delta": own.delta, "noise_of_rounds": noises}
 
 
 def device_table(method: ScoresByDevice) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def run_anywhere(
 
 def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
     """Run an experiment and leave everything in ``folder``. Raises RunError where it fails."""
+    if experiment.conf.privacy.dp != "none":
+        given = f"privacy.dp={experiment.conf.privacy.dp}"
+        raise ConfError(f"{given}: it is Flower that does it, so not in this process")
     make_folder(folder)
     claim_folder(folder)
 

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from dccl_flower.codecs import CODECS
 from dccl_flower.config import Conf
 from dccl_flower.flower.nodes import check_node_count
+from dccl_flower.flower.privacy import privately
 from dccl_flower.flower.rounds import Rounds
 from dccl_flower.method import Method
 from dccl_flower.simulations.app.experiment_run import run_experiment
@@ -38,7 +39,8 @@ def main(grid: Grid, context: Context) -> None:
             scores = recorder(number, strategy.state(arrays), strategy.facts())
             return MetricRecord({name.replace("_", "-"): s for name, s in scores.items()})
 
-        strategy.start(
+        strategy.method.plan(conf.rounds.count)
+        privately(strategy, conf.privacy, experiment.cohort_size, conf.seed).start(
             grid,
             strategy.initial_arrays(),
             num_rounds=conf.rounds.count,
@@ -57,10 +59,12 @@ def main(grid: Grid, context: Context) -> None:
 
 def make_strategy(conf: Conf, method: Method) -> Rounds:
     """Return the engine that a configuration describes, with a method in it."""
-    return Rounds(
+    strategy = Rounds(
         method,
         roster_of(conf),
         codec=CODECS[conf.wire.codec],
         policy=policy_of(conf),
         devices_per_node=conf.runtime.devices_per_node,
     )
+    strategy.is_private = conf.privacy.dp != "none"
+    return strategy

@@ -30,6 +30,13 @@ class DcCclConf(SubmodelsConf):
         if self.rounds.scaffold and self.rounds.cloud_weight in (0, 1):
             given = f"rounds.cloud_weight={self.rounds.cloud_weight}"
             raise ConfError(f"rounds.scaffold=true: needs both sides; {given} leaves one out")
+        if self.rounds.head_tuning_noise and not self.rounds.head_tuning_clip:
+            given = f"rounds.head_tuning_noise={self.rounds.head_tuning_noise}"
+            raise ConfError(f"{given}: needs rounds.head_tuning_clip, of which it is a multiple")
+        if self.privacy.dp != "none" and self.rounds.server_momentum:
+            given = f"rounds.server_momentum={self.rounds.server_momentum}"
+            told = f"not with privacy.dp={self.privacy.dp}: it remembers changes without noise"
+            raise ConfError(f"{given}: {told}")
         shared = self.runtime.devices_per_node
         if shared != 1 and self.rounds.scaffold and self.fusion == "class_wise_head":
             both = "rounds.scaffold=true and fusion=class_wise_head"

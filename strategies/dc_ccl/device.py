@@ -20,7 +20,7 @@ from dccl_flower.learning.controlled import LocalRecipe, train_controlled
 from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.exemplars import class_counts, replayed_counts, with_exemplars
 from dccl_flower.learning.fusion import Fusion, State
-from dccl_flower.learning.head_tuning import head_gradient
+from dccl_flower.learning.head_tuning import FLOOR_ALONE, HeadPrivacy, head_gradient, head_part
 from dccl_flower.learning.losses import LOSSES, Loss
 from dccl_flower.learning.widths import leading
 from dccl_flower.method import Answer, Ask
@@ -31,6 +31,7 @@ from dccl_flower.strategies.exchange import CLASS_COUNTS, merge_answers
 from dccl_flower.strategies.plain import PlainDevice
 
 EXEMPLARS = "exemplars"
+HEAD_SAMPLES = "head-samples"  # how many are behind a head gradient; 0 says that none is given
 # What the modules of this process hold, so that a frozen control is read once and not each turn.
 _LOADED: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 
@@ -76,6 +77,7 @@ class DcCclDevice(PlainDevice):
     modules are scratch space: a simulation worker may hand the same ones to all its devices.
     ``cache_logits`` keeps the control's logits of a device's images, where nothing changes them.
     ``head`` names the layer that gives the co-submodel's logits, where it cannot be found.
+    ``head_privacy`` is what is done to its gradient before that goes up.
     """
 
     turns: Sequence[type] = (Train, TuneHead, Score)
@@ -87,11 +89,13 @@ class DcCclDevice(PlainDevice):
         torch_device: torch.device | str = "cpu",
         cache_logits: bool = True,
         head: str | None = None,
+        head_privacy: HeadPrivacy = FLOOR_ALONE,
     ) -> None:
         super().__init__(co_submodel, torch_device)
         self._control = control.to(torch_device)
         self._cache_logits = cache_logits
         self._head = head
+        self._head_privacy = head_privacy
 
     def turn(self, ask: Ask, device: Device) -> Answer:
         """Load what the ask brought, and answer it."""
@@ -136,6 +140,10 @@ class DcCclDevice(PlainDevice):
         )
 
     def _head_gradient(self, co: nn.Module, turn: TuneHead, ask: Ask, device: Device) -> Answer:
+        own, held = self._head_privacy, device.batches.num_samples
+        if held < own.floor:
+            nothing = {n: torch.zeros_like(t) for n, t in head_part(co, ask.state).items()}
+            return Answer(device.number, nothing, held, {}, {HEAD_SAMPLES: torch.tensor([0])})
         exemplars = _exemplars(ask)
         with device.isolated("head", turn.step):
             gradient, count = head_gradient(
@@ -146,7 +154,8 @@ class DcCclDevice(PlainDevice):
                 turn.batches,
                 self._torch_device,
             )
-        return Answer(device.number, gradient, count)
+        gradient = own.covered(gradient, device.generator("head noise", turn.step))
+        return Answer(device.number, gradient, count, {}, {HEAD_SAMPLES: torch.tensor([held])})
 
     def _score(self, co: nn.Module, device: Device) -> Answer:
         with device.isolated("evaluate"):

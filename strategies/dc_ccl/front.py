@@ -19,6 +19,7 @@ from dccl_flower.flower.rounds import Rounds
 from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import MEASURED
 from dccl_flower.learning.fusion import Fusion, State
+from dccl_flower.learning.head_tuning import FLOOR_ALONE, HeadPrivacy
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.device import DcCclDevice
@@ -112,9 +113,10 @@ class DcCclClient(DeviceClient):
         torch_device: torch.device | str = "cpu",
         cache_logits: bool = True,
         head: str | None = None,
+        head_privacy: HeadPrivacy = FLOOR_ALONE,
     ) -> None:
         self._co_submodel = co_submodel
-        half = DcCclDevice(co_submodel, control, torch_device, cache_logits, head)
+        half = DcCclDevice(co_submodel, control, torch_device, cache_logits, head, head_privacy)
         super().__init__(half, load_data, store)
 
     def get_parameters(self, config: Metrics) -> Arrays:

@@ -10,13 +10,14 @@ from dccl_flower.fleet.profiles import co_shares, fleet_of
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.fusion import Fusion
+from dccl_flower.learning.head_tuning import HeadPrivacy
 from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Kinds, MethodKind, OnProgress, true_ones
 from dccl_flower.models.build import build_device_modules, build_submodels
 from dccl_flower.models.normalisation import NORM_RULES
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
-from dccl_flower.strategies.dc_ccl.device import DcCclDevice
+from dccl_flower.strategies.dc_ccl.device import HEAD_SAMPLES, DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings, batch_factor
 from dccl_flower.strategies.dc_ccl.prepared import ReusedCloud, prepared_key
 from dccl_flower.strategies.exchange import CLASS_COUNTS
@@ -71,7 +72,10 @@ def build_device(experiment: ImageExperiment) -> DcCclDevice:
     """Build a device's half."""
     conf, images = conf_of(experiment), experiment.images
     co, control = build_device_modules(conf, images.shape, images.num_classes)
-    return DcCclDevice(co, control, experiment.torch_device, conf.runtime.cache_logits)
+    rounds, device = conf.rounds, experiment.torch_device
+    own = (rounds.head_tuning_floor, rounds.head_tuning_clip, rounds.head_tuning_noise)
+    cached = conf.runtime.cache_logits
+    return DcCclDevice(co, control, device, cached, head_privacy=HeadPrivacy(*own))
 
 
 def check(experiment: ImageExperiment) -> Workload:
@@ -106,8 +110,10 @@ def kinds(experiment: ImageExperiment) -> Kinds:
         correction=conf.rounds.scaffold,
         statistics_cloud=conf.normalisation == "batch_mixed",
     )
-    up = true_ones(co=True, head_gradient=conf.head_tuning != "none")
-    return Kinds(down, up, {CLASS_COUNTS} if conf.fusion == "class_wise_head" else frozenset())
+    tunes_head = conf.head_tuning != "none"
+    told = {CLASS_COUNTS} if conf.fusion == "class_wise_head" else set()
+    told |= {HEAD_SAMPLES} if tunes_head else set()
+    return Kinds(down, true_ones(co=True, head_gradient=tunes_head), told)
 
 
 DC_CCL = MethodKind(DcCclConf, ImageExperiment.open, build_server, build_device, check, kinds=kinds)

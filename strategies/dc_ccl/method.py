@@ -29,7 +29,7 @@ from dccl_flower.learning.widths import Widths, level
 from dccl_flower.method import Ask, Round
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
-from dccl_flower.strategies.dc_ccl.device import Score, Train, TuneHead
+from dccl_flower.strategies.dc_ccl.device import HEAD_SAMPLES, Score, Train, TuneHead
 from dccl_flower.strategies.exchange import CLASS_COUNTS, asks_by_width, copies_of, devices_of
 from dccl_flower.strategies.loads import in_steps
 
@@ -103,7 +103,9 @@ class DcCclServer:
         who = devices_of(answers.values())
         for step in range(self.rounds.head_tuning_steps if self.settings.head_tuning else 0):
             gradients = yield self._tuning(state, who, step)
-            state = self._step_head(state, copies_of(gradients.values()), number, step)
+            # Of those who hold few samples there are none.
+            given = [each for each in gradients.values() if each.beside[HEAD_SAMPLES].any()]
+            state = self._step_head(state, copies_of(given), number, step)
         return state
 
     def prepare(self) -> None:
@@ -192,7 +194,7 @@ class DcCclServer:
     def _tuning(self, state: State, devices: Sequence[int], step: int) -> dict[int, Ask]:
         turn = TuneHead(self.rounds.local_steps, self.settings.loss, step)
         like = head_part(self.cloud.co_submodel, state)
-        ask = Ask(state, turn, keep=self._keep, like=like, sends="co", brings="head_gradient")
+        ask = Ask(state, turn, {}, self._keep, like, (HEAD_SAMPLES,), "co", "head_gradient")
         return dict.fromkeys(devices, ask)
 
     def _train_cloud(self, state: State, recipe: LocalRecipe, number: int) -> Copy | None:
@@ -207,6 +209,8 @@ class DcCclServer:
 
     def _step_head(self, state: State, gradients: Sequence[Copy], number: int, step: int) -> State:
         """Step the head along the gradient of everybody's samples, fused as copies are."""
+        if not gradients:
+            return state
         rounds, own = self.rounds, None
         if rounds.cloud_weight > 0:
             asked = (self.settings.loss, rounds.local_steps, number, step)

@@ -12,6 +12,7 @@ from dccl_flower.codecs import CODECS
 from dccl_flower.flower.wire import to_state
 from dccl_flower.image_config import DistilConf, PretrainConf
 from dccl_flower.image_config import TwoSidedRoundsConf as RoundsConf
+from dccl_flower.learning.head_tuning import HeadPrivacy
 from dccl_flower.models.control import NoControl
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator
@@ -72,7 +73,8 @@ def mixed_loader(device):
 def tiny_app(store, norm="batch", train_mods=(), control="mimic", load_data=device_loader):
     def client_fn(context):
         own = tiny_control(control, norm)
-        return DcCclClient(tiny_model(4, norm), own, load_data, store)
+        anyone = HeadPrivacy(floor=1)
+        return DcCclClient(tiny_model(4, norm), own, load_data, store, head_privacy=anyone)
 
     return numpy_client_app(client_fn, train_mods)
 

@@ -16,13 +16,13 @@ def grid_of(num_nodes):
 
 def test_nodes_are_sorted_by_partition_id_not_by_node_id():
     grid = grid_of(3)
-    nodes = meet_nodes(grid, 3, Ledger())
+    nodes, _ = meet_nodes(grid, 3, Ledger())
     assert sorted(grid.get_node_ids()) == [986, 993, 1000]
     assert nodes == [1000, 993, 986]
 
 
 def test_devices_wrap_around_the_nodes():
-    nodes = meet_nodes(grid_of(2), 5, Ledger())
+    nodes, _ = meet_nodes(grid_of(2), 5, Ledger())
     assert [node_of(nodes, d) for d in range(5)] == [1000, 993, 1000, 993, 1000]
     assert by_node(nodes, [1, 2, 4]) == {993: [1], 1000: [2, 4]}
 
@@ -36,7 +36,7 @@ def test_all_nodes_of_the_simulation_are_awaited():
         return set(list(all_ids)[:1]) if len(asked) < 4 else all_ids
 
     grid.get_node_ids = late
-    assert len(meet_nodes(grid, 4, Ledger())) == 4
+    assert len(meet_nodes(grid, 4, Ledger()).nodes) == 4
 
 
 def test_nodes_that_never_come_are_an_error():

@@ -10,7 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from dccl_flower.learning.fusion import Copy, average
-from dccl_flower.learning.head_tuning import apply_head_gradient, head_gradient, head_part
+from dccl_flower.learning.head_tuning import (
+    HeadPrivacy,
+    apply_head_gradient,
+    head_gradient,
+    head_part,
+)
 from dccl_flower.models.served import ServedModel
 
 
@@ -154,3 +159,21 @@ def test_head_part_takes_the_last_linear_layer_from_a_state(model, names):
     part = head_part(model, state)
     assert list(part) == names
     assert all(part[name] is state[name] for name in names)
+
+
+def test_a_gradient_is_shortened_to_the_clip_and_a_short_one_is_left():
+    gradient = {"weight": torch.tensor([[3.0, 0.0]]), "bias": torch.tensor([4.0])}
+    generator = torch.Generator()
+    clipped = HeadPrivacy(clip=1.0).covered(gradient, generator)
+    torch.testing.assert_close(clipped["weight"], torch.tensor([[0.6, 0.0]]))
+    torch.testing.assert_close(clipped["bias"], torch.tensor([0.8]))
+    for own in (HeadPrivacy(clip=5.0), HeadPrivacy()):
+        torch.testing.assert_close(own.covered(gradient, generator), gradient, rtol=0, atol=0)
+
+
+def test_noise_is_a_multiple_of_the_clip_and_that_of_the_generator():
+    gradient = {"weight": torch.zeros(100, 100)}
+    own = HeadPrivacy(clip=2.0, noise=3.0)
+    noisy, again = (own.covered(gradient, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert noisy["weight"].std().item() == pytest.approx(6.0, rel=0.05)
+    assert torch.equal(noisy["weight"], again["weight"])

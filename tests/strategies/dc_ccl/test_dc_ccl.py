@@ -59,7 +59,7 @@ def test_a_train_message_is_one_array_record_and_one_config_record_of_its_own(tm
 
 def test_the_callers_config_reaches_devices_and_stays_as_it_was(tmp_path):
     strategy, grid = tiny_strategy(), LocalGrid(tiny_app(tmp_path), 5)
-    config = ConfigRecord({"note": 7})
+    config, strategy.is_private = ConfigRecord({"note": 7}), False
     messages = strategy.configure_train(1, strategy.initial_arrays(), config, grid)
     assert dict(config) == {"note": 7}
     assert all(config_of(m)["note"] == 7 for m in messages)
@@ -178,7 +178,7 @@ def test_who_answered_last_time_is_not_asked_what_it_holds(tmp_path):
 
 def test_a_device_refuses_a_mimic_that_is_not_the_announced_one(tmp_path):
     strategy, grid = tiny_strategy(num_devices=1), LocalGrid(tiny_app(tmp_path), 1)
-    arrays = strategy.initial_arrays()
+    arrays, strategy.is_private = strategy.initial_arrays(), False
     (message,) = strategy.configure_train(1, arrays, ConfigRecord(), grid)
     config_of(message)["mimic"] = b"something else"
     with pytest.raises(ValueError, match="SHA-256"):

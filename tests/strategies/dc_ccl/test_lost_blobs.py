@@ -22,6 +22,7 @@ class Rounds:
     def __init__(self, store, num_nodes=5, **options):
         self.store = store
         self.strategy = tiny_strategy(**options)
+        self.strategy.is_private = False
         self.grid = LocalGrid(tiny_app(store), num_nodes, reports_errors=True)
         self.arrays = self.strategy.initial_arrays()
         self.done = 0
