@@ -177,16 +177,6 @@ def encoded_bytes(arrays: Iterable[np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays)
 
 
-def check_finite(state: State, who: str) -> None:
-    """Raise ValueError, saying ``who``, where a value is not finite."""
-    # A sum is finite only where all of it is, and quickly made; one that overflows proves nothing.
-    if math.isfinite(sum(tensor.sum() for tensor in state.values())):
-        return
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{who} replied with a value in {name!r} that is not finite")
-
-
 def _check_scales(matrices: Mapping[str, Tensor], scales: Tensor) -> None:
     # 128 is the largest code that an array of int8 can hold.
     for name, scale, largest in zip(

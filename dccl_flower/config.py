@@ -7,6 +7,8 @@ from typing import Literal
 
 from dccl_flower.typed_yaml import ConfError, bound, path, section, share
 
+OnFailure = Literal["skip_device", "ask_again", "stop"]
+
 
 @dataclass
 class MethodConf:
@@ -41,11 +43,19 @@ class DevicesConf:
 
 @dataclass
 class BareRoundsConf:
-    """How many rounds there are, and how many of those asked must answer in how many seconds."""
+    """How many rounds there are, and how many of those asked must answer in how many seconds.
+
+    A device that fails, does not answer in time, or answers with what cannot be right, is left out
+    (``skip_device``), asked once more and then left out (``ask_again``), or ends the run
+    (``stop``); so does a round with fewer answers than ``min_replies``. ``max_norm`` bounds how far
+    a device may move what it was sent (L2).
+    """
 
     count: int = bound(10, at_least=1)
+    on_failure: OnFailure = "skip_device"
     min_replies: float = share(1.0)
     timeout: float = bound(3600.0, above=0)
+    max_norm: float | None = bound(None, above=0)
 
     @property
     def steps(self) -> int:

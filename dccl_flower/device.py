@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,29 @@ from dccl_flower.checkpoint import from_bytes, to_bytes
 from dccl_flower.codecs import FP32, Codec, State, Vectors
 from dccl_flower.data.batches import Batches, as_batches
 from dccl_flower.device_store import DeviceStore, checked_device
+from dccl_flower.faults import BadAnswer
 from dccl_flower.method import Answer, Ask
 from dccl_flower.seeds import isolated_rng, torch_generator
 
 RUN = re.compile("[0-9A-Za-z-]{1,64}")
 Load = Callable[[int], Any]
+DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True)
+@dataclass
 class Memory:
     """What a device keeps from turn to turn, under names.
 
-    It is of one run, unless it says that it holds for all of them. Device and run come in messages:
-    raises ValueError for what could lead out of the store.
+    It is of one run, unless it says that it holds for all of them. Each file is the SHA-256 of
+    safetensors, and the safetensors. ``renewed`` counts those that were damaged and are done
+    without, because they can be made again. Device and run come in messages: raises ValueError for
+    what could lead out of the store.
     """
 
     store: DeviceStore
     device: int
     run: str
+    renewed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         checked_device(self.device)
@@ -42,17 +48,32 @@ class Memory:
             raise ValueError(f"run {self.run!r:.80}: must be up to 64 letters, digits and hyphens")
 
     def kept(self, name: str, of_all_runs: bool = False) -> State | None:
-        """Return what :meth:`keep` kept, or None."""
+        """Return what :meth:`keep` kept, or None.
+
+        What is damaged is removed. Raises BadAnswer where it was of this run alone: the device then
+        does without from its next turn on. What holds for all runs can be made again: None.
+        """
         path = self._path(name, of_all_runs)
-        return from_bytes(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+        if hashlib.sha256(blob).digest() == digest:
+            return from_bytes(blob)
+        path.unlink()
+        if of_all_runs:
+            self.renewed += 1
+            return None
+        raise BadAnswer("damaged", f"device {self.device} keeps a damaged {name}: starts it anew")
 
     def keep(self, name: str, state: State, of_all_runs: bool = False) -> None:
         """Keep tensors under a name, in place of the last ones."""
-        self.store.write(self._path(name, of_all_runs), to_bytes(state))
+        blob = to_bytes(state)
+        self.store.write(self._path(name, of_all_runs), hashlib.sha256(blob).digest() + blob)
 
     def _path(self, name: str, of_all_runs: bool) -> Path:
         own = self.store.own(self.device)
-        return (own if of_all_runs else own / self.run) / f"{name}.safetensors"
+        return (own if of_all_runs else own / self.run) / name
 
 
 @dataclass

@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from dccl_flower.checkpoint import from_bytes, to_bytes
+from dccl_flower.faults import BadAnswer
 from dccl_flower.files import make_private, write_aside
 
-LACKS = "does not hold blob"
 DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -60,9 +60,10 @@ class DeviceStore:
         return self._marker(device, digest).exists() and self._is_intact(digest)
 
     def put(self, device: int, digest: str, blob: bytes) -> None:
-        """Keep a blob for a device. Raises ValueError where the content is not the digest's."""
+        """Keep a blob for a device. Raises BadAnswer where the content is not the digest's."""
         if not isinstance(blob, bytes) or sha256(blob) != digest:
-            raise ValueError(f"device {device} received a blob whose SHA-256 is not {digest}")
+            line = f"device {device} received a blob whose SHA-256 is not {digest}"
+            raise BadAnswer("blob", line)
         marker = self._marker(device, digest)
         if not self._is_intact(digest):  # else another device of this machine has brought it
             self.write(self._blob(digest), blob)
@@ -70,10 +71,18 @@ class DeviceStore:
         marker.touch()
 
     def get(self, device: int, digest: str) -> bytes:
-        """Return a blob the device holds. Raises ValueError where it is missing or damaged."""
+        """Return a blob the device holds. Raises BadAnswer where it is missing or damaged."""
+        self.check(device, digest)
+        blob = self._blob(digest).read_bytes()
+        if sha256(blob) != digest:  # in spite of its time and size
+            self._blob(digest).unlink()
+            self.check(device, digest)
+        return blob
+
+    def check(self, device: int, digest: str) -> None:
+        """Raise BadAnswer where the device does not hold the blob."""
         if not self.holds(device, digest):
-            raise ValueError(f"device {device} {LACKS} {digest}")
-        return self._blob(digest).read_bytes()
+            raise BadAnswer("lost", f"device {device} does not hold blob {digest}")
 
     def own(self, device: int) -> Path:
         """Return the folder of what a device keeps that it was not sent."""

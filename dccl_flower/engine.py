@@ -6,7 +6,7 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dccl_flower.codecs import State
@@ -21,7 +21,8 @@ class RoundFacts:
     """Who answered, what went over the wire (bytes), and what the virtual clock says.
 
     ``late`` and ``gone`` devices were asked and did not answer in time. ``worker_peak_mb`` is the
-    largest resident size of a process that trained, 0 where none told.
+    largest resident size of a process that trained, 0 where none told. ``faults`` counts what went
+    wrong, by kind.
     """
 
     devices: Sequence[int] = ()
@@ -31,6 +32,7 @@ class RoundFacts:
     late: Sequence[int] = ()
     gone: Sequence[int] = ()
     worker_peak_mb: float = 0.0
+    faults: Mapping[str, int] = field(default_factory=dict)
 
 
 AfterRound = Callable[[int, State, RoundFacts], object]

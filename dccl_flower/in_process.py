@@ -6,18 +6,24 @@ the store as it would on the wire. For a debugger, a quick look, and searches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
-from dccl_flower.codecs import FP32, Codec, State, check_finite, encoded_bytes
+from dccl_flower.codecs import FP32, Codec, State, encoded_bytes
+from dccl_flower.config import ConfError
 from dccl_flower.device import Device, Load, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import DeviceStore
 from dccl_flower.engine import AfterRound, OpenRound, RoundFacts, Traffic, once_each, peak_rss_mb
+from dccl_flower.faults import Fault, check_count, check_values, fault_of
 from dccl_flower.fleet.clock import Cohort
-from dccl_flower.fleet.roster import FaultPolicy, Roster
+from dccl_flower.fleet.judge import FaultPolicy, Judge
+from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import turn_costs
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method
+from dccl_flower.time_limit import time_limit
+
+Passed = tuple[Ask, dict[str, int]]
 
 
 @dataclass
@@ -38,12 +44,16 @@ class InProcess:
     traffic: Traffic = field(default_factory=Traffic, init=False)
     _run: str = field(default_factory=lambda: uuid4().hex[:16], init=False)
     _held: set[tuple[int, str]] = field(default_factory=set, init=False)
+    _judge: Judge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._judge = Judge(self.policy)
 
     def run(self, num_rounds: int, after_round: AfterRound) -> State:
         """Run all rounds and return the last state of record.
 
-        Raises RoundStopped where too few devices answer in virtual time, ValueError where a device
-        answers with a value that is not finite.
+        Raises RoundStopped where too few devices answer in virtual time, or the policy stops at
+        one that fails.
         """
         self.method.plan(num_rounds)
         state = self.method.initial_state()
@@ -52,28 +62,64 @@ class InProcess:
         after_round(0, state, RoundFacts())
         for number in range(1, num_rounds + 1):
             cohort = self.roster.draw(number, self.policy)
-            state = self._round(number, state, cohort)
-            after_round(number, state, self.traffic.facts(cohort, cohort.devices, peak_rss_mb()))
+            state, answered = self._round(number, state, cohort)
+            facts = self.traffic.facts(cohort, answered, peak_rss_mb())
+            after_round(number, state, replace(facts, faults=self._judge.close_round()))
         return state
 
-    def _round(self, number: int, state: State, cohort: Cohort) -> State:
-        going = OpenRound(self.method.round(number, state, cohort.asked))
+    def _round(self, number: int, state: State, cohort: Cohort) -> tuple[State, list[int]]:
+        """Return the next state, and who answered what was asked first."""
+        going, answered = OpenRound(self.method.round(number, state, cohort.asked)), None
         while going.asks is not None:
             there = {place: going.asks[place] for place in cohort.devices if place in going.asks}
-            going.answer(dict(self._answers(number, there)))
-        return going.state
+            answers = self._answers(number, there)
+            answered = list(answers) if answered is None else answered
+            going.answer(answers)
+        return going.state, answered or []
 
-    def _answers(self, number: int, asks: Mapping[int, Ask]) -> Iterator[tuple[int, Answer]]:
-        for place, (received, sizes) in once_each(asks, self._passed).items():
-            for name, size in sizes.items():
-                self.traffic.count(f"{name}_down", size)
-            for name, parcel in received.keep.items():
-                if (place, parcel.digest) not in self._held:
-                    self._held.add((place, parcel.digest))
-                    self.traffic.count(f"{name}_down", len(parcel.blob()))
-            yield place, self._answer(number, place, asks[place], received)
+    def _answers(self, number: int, asks: Mapping[int, Ask]) -> dict[int, Answer]:
+        """Return the good answers. Raises RoundStopped where the policy says to stop."""
+        passed, judge = once_each(asks, self._passed), self._judge
+        answers: dict[int, Answer] = {}
+        faults = self._take(number, asks, passed, answers)
+        if again := judge.to_ask_again(faults, answers):
+            judge.note(number, again, "asked again")
+            rest = [fault for fault in faults if fault not in again]
+            them = {device: asks[device] for fault in again for device in fault.devices}
+            faults = rest + self._take(number, them, passed, answers)
+        if asks:
+            judge.settle(number, faults, len(answers), len(asks))
+        return dict(sorted(answers.items()))
 
-    def _passed(self, ask: Ask) -> tuple[Ask, dict[str, int]]:
+    def _take(
+        self,
+        number: int,
+        asks: Mapping[int, Ask],
+        passed: Mapping[int, Passed],
+        answers: dict[int, Answer],
+    ) -> list[Fault]:
+        """Add the answers of devices to those that are there, and return what went wrong."""
+        faults = []
+        for place, ask in asks.items():
+            self._count_down(place, passed[place])
+            try:
+                answers[place] = self._answer(number, place, ask, passed[place][0])
+            except ConfError:
+                raise
+            except Exception as error:
+                faults.append(fault_of(error, place))
+        return faults
+
+    def _count_down(self, place: int, passed: Passed) -> None:
+        received, sizes = passed
+        for name, size in sizes.items():
+            self.traffic.count(f"{name}_down", size)
+        for name, parcel in received.keep.items():
+            if (place, parcel.digest) not in self._held:
+                self._held.add((place, parcel.digest))
+                self.traffic.count(f"{name}_down", len(parcel.blob()))
+
+    def _passed(self, ask: Ask) -> Passed:
         """Return an ask as devices receive it, and the bytes of what comes each time, by name."""
         arrays = self.codec.encode(ask.state)
         beside = {name: FP32.encode(dict(state)) for name, state in ask.beside.items()}
@@ -83,10 +129,17 @@ class InProcess:
     def _answer(self, number: int, place: int, sent: Ask, received: Ask) -> Answer:
         memory = Memory(self.store, place, self._run)
         device = Device(place, number, self.roster.seed, self.load, memory)
-        answer = self.half.turn(received, device)
+        with time_limit(self.policy.timeout):
+            answer = self.half.turn(received, device)
         codec = self.codec if sent.like is None else FP32
         update = encoded_answer(codec, received, answer, memory)
         self.traffic.count(f"{sent.brings}_up", encoded_bytes(update))
         state = decoded_answer(codec, sent, update)
-        check_finite(state, f"device {place}")
-        return replace(answer, state=state)
+        who = f"device {place}"
+        check_values(state, who)
+        count = check_count(int(answer.count), who)
+        answer = replace(answer, state=state)
+        self._judge.check(sent, answer, {place: count}, who)
+        if memory.renewed:
+            self._judge.note_renewed(number, [place])
+        return answer

@@ -14,8 +14,9 @@ from dccl_flower.codecs import CODECS
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.experiment import Experiment
+from dccl_flower.fleet.judge import FaultPolicy
 from dccl_flower.fleet.profiles import fleet_of
-from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
+from dccl_flower.fleet.roster import Roster, Rules
 from dccl_flower.fleet.tiers import fitting_tiers, turn_costs
 from dccl_flower.flower.privacy import uncovered
 from dccl_flower.method import Kinds, find_method
@@ -53,7 +54,8 @@ def check_privacy(experiment: Experiment) -> None:
     declared = find_method(conf.method.name).kinds
     kinds = Kinds(set(), set()) if declared is None else declared(experiment)
     more = sorted({*kinds.told, *(kinds.up if len(kinds.up) != 1 else ())})
-    more += uncovered(CODECS[conf.wire.codec], conf.runtime.devices_per_node, fleet_of(conf))
+    sent = (CODECS[conf.wire.codec], conf.runtime.devices_per_node, fleet_of(conf))
+    more += uncovered(*sent, conf.rounds.on_failure)
     if more or not kinds.up:
         what = ", ".join(more) or f"method.name={conf.method.name}, whose devices train nothing"
         raise ConfError(f"{given}: does not cover {what}")
@@ -72,7 +74,7 @@ def roster_of(conf: Conf) -> Roster:
 
 def policy_of(conf: Conf) -> FaultPolicy:
     """Return what is done about devices that do not answer."""
-    return FaultPolicy(conf.rounds.min_replies, conf.rounds.timeout)
+    return FaultPolicy.of(conf.rounds)
 
 
 @cache

@@ -7,27 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dccl_flower.fleet.clock import Cohort, close_round, over_sampled, turn
+from dccl_flower.fleet.judge import FaultPolicy, RoundStopped
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.tiers import TurnCost, fitting_tiers
 from dccl_flower.seeds import numpy_generator
 
 logger = logging.getLogger("dccl_flower")
-
-
-class RoundStopped(RuntimeError):
-    """Too few devices answered; the message is one line for the user."""
-
-
-@dataclass(frozen=True)
-class FaultPolicy:
-    """Go on where at least ``min_replies`` of those asked answered; wait ``timeout`` seconds."""
-
-    min_replies: float = 1.0
-    timeout: float = 3600.0
-
-    def is_enough(self, answered: int, asked: int) -> bool:
-        """Tell whether a round goes on with so many answers; never with none."""
-        return answered > 0 and answered >= self.min_replies * asked
 
 
 @dataclass(frozen=True)

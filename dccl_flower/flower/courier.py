@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 
 from dccl_flower.codecs import Codec, State
-from dccl_flower.device_store import LACKS
 from dccl_flower.engine import once_each
-from dccl_flower.fleet.roster import FaultPolicy
+from dccl_flower.faults import BadAnswer, Fault, in_words, named
+from dccl_flower.fleet.judge import Judge, RoundStopped
+from dccl_flower.flower.errand import Errand, reported
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import ROUND, Letter, Reply, speakers
-from dccl_flower.flower.nodes import Met, by_node, meet_nodes, node_of
+from dccl_flower.flower.nodes import Met, by_node, meet_nodes
 from dccl_flower.method import Ask
 from dccl_flower.turns import Plain
 
 TRAIN = "train"
+HOLDS = "holds-"
 Known = tuple[State, ArrayRecord]
-logger = logging.getLogger("dccl_flower")
-
-
-@dataclass
-class Errand:
-    """What was asked of which device, by messages of one type; ``given`` is the caller's config.
-
-    ``replies`` are those that came, by each device that they speak for.
-    """
-
-    letters: Mapping[int, Letter]
-    kind: str
-    given: Mapping[str, Any]
-    messages: list[Message] = field(default_factory=list)
-    replies: dict[int, Reply] = field(default_factory=dict)
-
-
-class Fault(NamedTuple):
-    """Why no good answer came from a node."""
-
-    node: int
-    reason: str
 
 
 @dataclass
@@ -60,7 +39,7 @@ class Courier:
     num_devices: int
     ledger: Ledger
     codec: Codec
-    policy: FaultPolicy
+    judge: Judge
     devices_per_node: int = 1
     num_nodes: int | None = None
     common: Mapping[str, Plain] = field(default_factory=dict)
@@ -114,28 +93,28 @@ class Courier:
     def read(self, errand: Errand, replies: Iterable[Message]) -> list[Reply]:
         """Check the replies to an errand, count them and return them in the order of device ids.
 
-        Devices that have lost what they kept are sent it, and asked once more. Raises
-        AggregationError where the policy says to stop.
+        Devices that have lost what they kept are sent it, and asked once more; so are those that
+        gave no good answer, where the policy says so. Raises AggregationError where it says to
+        stop.
         """
-        letters, answered = errand.letters, errand.replies.keys()
-        faults = self._take(errand, replies)
-        forgetful = {fault.node for fault in faults if LACKS in fault.reason}
-        if forgetful and self.asks_again:
-            silent = sorted(letters.keys() - answered)
-            lost = [device for device in silent if node_of(self.nodes, device) in forgetful]
-            again = self._messages(errand, {d: list(letters[d].ask.keep) for d in lost})
-            faults = [fault for fault in faults if LACKS not in fault.reason]
-            faults += self._take(errand, self._exchange(again))
-        if not self.policy.is_enough(len(answered), len(letters)):
-            cause = f"; first error: {faults[0].reason}" if faults else ""
-            count = f"{len(answered)} of {len(letters)} devices answered"
-            raise AggregationError(f"{count}{cause}")
-        for fault in faults:
-            logger.warning("a round goes on without an answer: %s", fault.reason)
+        letters, answered, judge = errand.letters, errand.replies, self.judge
+        server_round = next(iter(letters.values())).config[ROUND]
+        faults = self._faults(errand, replies, letters)
+        again = judge.to_ask_again(faults, answered)
+        devices = sorted({d for fault in again for d in fault.devices} - answered.keys())
+        if devices and self.asks_again:
+            judge.note(server_round, again, "asked again")
+            faults = [fault for fault in faults if fault not in again]
+            messages = self._messages(errand, {d: list(letters[d].ask.keep) for d in devices})
+            errand.send_again(messages)
+            faults += self._faults(errand, self._exchange(messages), devices)
+        try:
+            judge.settle(server_round, faults, len(answered), len(letters))
+        except RoundStopped as error:
+            raise AggregationError(str(error)) from error
         for device in answered:
             self._held[device] = set(letters[device].digests.values())
-        in_order = sorted(errand.replies.items())
-        return [reply for device, reply in in_order if device == reply.devices[0]]
+        return [reply for device, reply in sorted(answered.items()) if device == reply.devices[0]]
 
     def ask(self, letters: Mapping[int, Letter], kind: str) -> list[Reply]:
         """Send messages, wait for the replies and return them as :meth:`read` does."""
@@ -151,7 +130,7 @@ class Courier:
             self.ledger.sent(content, letter.ask.sends)
 
     def _exchange(self, messages: Sequence[Message]) -> Iterable[Message]:
-        return self.grid.send_and_receive(messages, timeout=self.policy.timeout)
+        return self.grid.send_and_receive(messages, timeout=self.judge.policy.timeout)
 
     def _messages(self, errand: Errand, lacking: Mapping[int, Sequence[str]]) -> list[Message]:
         """Return the messages to the devices that ``lacking`` names, what they lack included."""
@@ -164,7 +143,10 @@ class Courier:
             parcels = [name for name, count in missing.items() if count]
             content = letter.content(together, is_shared, parcels, errand.given)
             self.ledger.sent(content, letter.ask.sends, len(together), missing)
-            messages.append(Message(content, dst_node_id=node, message_type=errand.kind))
+            # No node begins what nobody waits for any more.
+            patience = self.judge.policy.timeout
+            message = Message(content, dst_node_id=node, message_type=errand.kind, ttl=patience)
+            messages.append(message)
         return messages
 
     def _groups(
@@ -181,30 +163,55 @@ class Courier:
                 groups += [(node, same[at : at + size]) for at in range(0, len(same), size)]
         return groups
 
-    def _take(self, errand: Errand, replies: Iterable[Message]) -> list[Fault]:
-        """Note what came, and return what went wrong, and where."""
-        faults = []
-        for message in replies:
-            node = message.metadata.src_node_id
-            if message.has_error():
-                faults.append(Fault(node, _last_line(message.error.reason)))
-                continue
-            try:
-                self._note(errand, message.content)
-            except ValueError as error:
-                faults.append(Fault(node, str(error)))
+    def _faults(
+        self, errand: Errand, replies: Iterable[Message], asked: Iterable[int]
+    ) -> list[Fault]:
+        """Note what came, and return what went wrong, with those ``asked`` that did not answer."""
+        # Good answers first: an error that says of which node it is, and no more, is of the others.
+        in_turn = sorted(replies, key=Message.has_error)
+        faults = [fault for message in in_turn if (fault := self._take(errand, message))]
+        heard = {device for fault in faults for device in fault.devices}.union(errand.replies)
+        if silent := sorted(set(asked) - heard):
+            line = f"{named(silent)} did not answer within {self.judge.policy.timeout:g} seconds"
+            faults.append(Fault("silent", line, silent))
         return faults
 
-    def _note(self, errand: Errand, content: RecordDict) -> None:
+    def _take(self, errand: Errand, message: Message) -> Fault | None:
+        """Note what a message brought, or return what is wrong with it."""
+        node, asked = message.metadata.src_node_id, errand.devices_asked(message)
+        if message.has_error():
+            if node not in self.nodes:  # Flower itself says that no answer will come
+                return None
+            of_node = by_node(self.nodes, errand.letters.keys() - errand.replies)
+            devices = sorted(asked or of_node.get(node, []))
+            error = reported(message.error.reason, devices)
+            return Fault(error.kind, error.line, devices, error)
+        try:
+            self._note(errand, message.content, asked)
+        except BadAnswer as error:
+            devices = asked or errand.devices_claimed(message)
+            return Fault(error.kind, error.line, devices, error)
+        except Exception as error:  # whatever comes from outside must not end the run
+            devices = asked or errand.devices_claimed(message)
+            line = f"{named(devices)} replied with what cannot be read: {in_words(error)}"
+            return Fault("unfit", line, devices, error)
+        return None
+
+    def _note(self, errand: Errand, content: RecordDict, asked: Sequence[int]) -> None:
         devices = speakers(content)
         if strangers := [device for device in devices if device not in errand.letters]:
-            raise ValueError(f"device {strangers[0]} answered without being asked")
+            raise BadAnswer("stranger", f"device {strangers[0]} answered without being asked")
         if again := errand.replies.keys() & devices:
-            raise ValueError(f"device {min(again)} answered twice")
+            raise BadAnswer("twice", f"device {min(again)} answered twice")
+        if asked and sorted(devices) != sorted(asked):
+            line = f"{named(devices)} answered what {named(asked)} was asked"
+            raise BadAnswer("stranger", line)
         letter = errand.letters[devices[0]]
         reply = letter.read(content)
+        self.judge.check(letter.ask, reply.answer, reply.counts, named(devices))
         self.ledger.received(content, letter.ask.brings, reply.merged_bytes)
         errand.replies.update(dict.fromkeys(devices, reply))
+        self.judge.note_renewed(letter.config[ROUND], reply.renewed)
 
     def _lacking(self, letters: Mapping[int, Letter]) -> dict[int, list[str]]:
         """Ask each node, by hash, what its devices hold; return what each device lacks.
@@ -233,14 +240,17 @@ class Courier:
             self.ledger.sent(content)
             messages.append(Message(content, dst_node_id=node, message_type="query.holds"))
         for reply in self._exchange(messages):
-            if not reply.has_error():
-                self.ledger.received(reply.content)
-                (held,) = reply.content.config_records.values()
-                told: dict[str, Any] = {name: held[f"holds-{name}"] for name in letter.ask.keep}
-                for place, device in enumerate(asked[reply.metadata.src_node_id]):
-                    yield device, [name for name, holds in told.items() if not holds[place]]
+            if reply.has_error():
+                continue
+            self.ledger.received(reply.content)
+            ids, told = asked[reply.metadata.src_node_id], _holdings(reply.content)
+            if all(len(told.get(name, ())) == len(ids) for name in letter.ask.keep):
+                for place, device in enumerate(ids):
+                    yield device, [name for name in letter.ask.keep if not told[name][place]]
 
 
-def _last_line(reason: str | None) -> str:
-    """Return the line of an error reply that names the cause; tracebacks stand above it."""
-    return (reason or "no reason given").strip().splitlines()[-1].rstrip("'\">")
+def _holdings(content: RecordDict) -> dict[str, list[Any]]:
+    """Return what a node says that its devices hold, by name; nothing where it says so oddly."""
+    told = list(content.config_records.values())
+    items = told[0].items() if len(told) == 1 else ()
+    return {key.removeprefix(HOLDS): held for key, held in items if isinstance(held, list)}

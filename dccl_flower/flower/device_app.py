@@ -14,9 +14,10 @@ from flwr.client import NumPyClient
 from dccl_flower.checkpoint import from_bytes
 from dccl_flower.codecs import CODECS, FP32, FP64, Codec
 from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
-from dccl_flower.device_store import LACKS, DeviceStore, Parcel
+from dccl_flower.device_store import DeviceStore, Parcel
 from dccl_flower.engine import peak_rss_mb
-from dccl_flower.flower.letters import BESIDE, HASH, PEAK, ROUND, SAMPLES
+from dccl_flower.faults import check_values
+from dccl_flower.flower.letters import BESIDE, HASH, PEAK, RENEWED, ROUND, SAMPLES
 from dccl_flower.method import Answer, Ask, DeviceHalf
 from dccl_flower.turns import from_config
 
@@ -54,7 +55,7 @@ class DeviceClient(NumPyClient):
         """Take one turn and return the arrays, the sample count and metrics.
 
         Where the config names several ``devices`` they take it one after the other, and what
-        returns is their merged answer in float64 and lists of metrics. Raises ValueError for a
+        returns is their merged answer in float64 and lists of metrics. Raises BadAnswer for a
         parcel that is missing or fails its SHA-256.
         """
         take = self._take_turns if "devices" in config else self.again
@@ -65,9 +66,9 @@ class DeviceClient(NumPyClient):
         device = self._device(config.get("device"), config)
         ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
         answer = self._half.turn(ask, device)
-        codec = _codec_up(config)
-        told = {**answer.metrics, **_lists(answer), ROUND: config[ROUND], PEAK: peak_rss_mb()}
-        return encoded_answer(codec, ask, answer, device.memory), int(answer.count), told
+        update = encoded_answer(_codec_up(config), ask, answer, device.memory)
+        told = {**answer.metrics, **_lists(answer), **_of_engine(device), ROUND: config[ROUND]}
+        return update, int(answer.count), told
 
     def evaluate(self, parameters: Arrays, config: Metrics) -> tuple[float, int, Metrics]:
         """Score on the device's own samples."""
@@ -91,8 +92,10 @@ class DeviceClient(NumPyClient):
             update = encoded_answer(codec, ask, answer, device.memory)
             like = None if config["is-update"] else answer.state
             state = decoded_answer(codec, replace(ask, like=like), update)
+            check_values(state, f"device {number}")  # whose they are no longer shows once merged
             answers.append(Answer(number, state, answer.count, {}, answer.beside))
             each = {**answer.metrics, f"{SAMPLES}-each": int(answer.count), PEAK: peak_rss_mb()}
+            each[RENEWED] = device.memory.renewed
             for name, value in each.items():
                 told.setdefault(name, []).append(value)
             if len(answers) == MERGE_AFTER:  # or memory would grow with the devices
@@ -121,15 +124,15 @@ class DeviceClient(NumPyClient):
     def _take_parcels(self, device: int, config: Metrics) -> dict[str, Parcel]:
         """Keep the parcels that the message brought, and return all that it names.
 
-        Raises ValueError where the device then lacks one that it is to use.
+        Raises BadAnswer where the device then lacks one that it is to use.
         """
         parcels = {}
         for key in (key for key in config if key.endswith(HASH)):
             name, digest = key.removesuffix(HASH), config[key]
             if name in config:
                 self._store.put(device, digest, config[name])
-            elif not self._store.holds(device, digest):
-                raise ValueError(f"device {device} {LACKS} {digest}")
+            else:
+                self._store.check(device, digest)
             parcels[name] = Parcel(digest, partial(self._store.get, device, digest))
         return parcels
 
@@ -152,6 +155,11 @@ def _told(config: Metrics, key: str, kind: type[T]) -> T:
     if type(value) is not kind:
         raise ValueError(f"message: {key}={value!r:.80}: must be {kind.__name__}")
     return value
+
+
+def _of_engine(device: Device) -> Metrics:
+    renewed = device.memory.renewed
+    return {PEAK: peak_rss_mb()} | ({RENEWED: renewed} if renewed else {})
 
 
 def _lists(answer: Answer) -> dict[str, Sequence[float]]:

@@ -12,13 +12,15 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from dccl_flower.checkpoint import to_bytes
-from dccl_flower.codecs import FP32, FP64, Codec, State, check_finite
+from dccl_flower.codecs import FP32, FP64, Codec, State
 from dccl_flower.device import decoded_answer
-from dccl_flower.flower.wire import check_count, ndarrays, to_arrays, to_state
+from dccl_flower.faults import BadAnswer, check_count, check_values, named
+from dccl_flower.flower.wire import ndarrays, to_arrays, to_state
 from dccl_flower.method import Answer, Ask
 from dccl_flower.turns import Plain, to_config
 
 SAMPLES, ROUND, PEAK = "num-examples", "server-round", "peak-rss-mb"
+RENEWED = "renewed"  # how many files a device made anew, having found them damaged
 BESIDE = "beside."  # before the name of tensors that a message brings each time
 HASH = "-sha256"  # behind the name of tensors that a device is sent once
 NOT_AVERAGED = ("device", "devices", ROUND)
@@ -28,29 +30,42 @@ NOT_AVERAGED = ("device", "devices", ROUND)
 class Reply:
     """What one message brought: the devices it speaks for, their answer, and each one's metrics.
 
-    A peak of 0 means that the client does not tell. ``merged_bytes``: what devices that share a
-    message would have sent each on its own, in all.
+    ``counts`` are the samples of each. A peak of 0 means that the client does not tell.
+    ``renewed``: those that found what they keep damaged, and made it anew. ``merged_bytes``: what
+    devices that share a message would have sent each on its own, in all.
     """
 
     devices: list[int]
     answer: Answer
     contents: list[RecordDict]
+    counts: Mapping[int, int]
     peak_rss_mb: float = 0.0
+    renewed: Sequence[int] = ()
     merged_bytes: int | None = None
 
 
 def speakers(content: RecordDict) -> list[int]:
-    """Return the devices that a reply speaks for."""
+    """Return the devices that a reply speaks for. Raises BadAnswer where it does not tell."""
+    if len(content.metric_records) != 1:
+        raise BadAnswer("nameless", "a reply without its one record of metrics names no device")
     (metrics,) = content.metric_records.values()
-    told: Any = metrics["devices"] if "devices" in metrics else [metrics["device"]]
-    return [int(device) for device in told]
+    told: Any = metrics["devices"] if "devices" in metrics else [metrics.get("device")]
+    is_list = isinstance(told, list) and told
+    if not is_list or any(type(device) is not int for device in told):
+        raise BadAnswer("nameless", "a reply does not name the device that it is of")
+    return list(told)
+
+
+def in_line(devices: Sequence[int], is_merged: bool) -> str:
+    """Return who replied, as a line names it."""
+    return f"{named(devices)}: one" if is_merged else named(devices)
 
 
 class Letter:
     """One ask: encoded once, however many devices it goes to.
 
     ``arrays`` are those of its state, where they are known. ``common`` is what the engine says in
-    every message of a round. Replies that do not fit raise ValueError and name the device.
+    every message of a round. Replies that do not fit raise BadAnswer and name the device.
     """
 
     def __init__(
@@ -84,36 +99,55 @@ class Letter:
 
     def read(self, content: RecordDict) -> Reply:
         """Return what one message brought."""
+        devices = speakers(content)
         (metrics,) = content.metric_records.values()
-        (arrays,) = content.array_records.values()
-        devices, is_merged = speakers(content), "devices" in metrics
-        who = f"devices {devices}: one" if is_merged else f"device {devices[0]}"
+        is_merged = "devices" in metrics
+        who = in_line(devices, is_merged)
         if metrics.get(ROUND) != self.config[ROUND]:
             other = metrics.get(ROUND)
-            raise ValueError(f"{who} replied to round {other}, in round {self.config[ROUND]}")
+            line = f"{who} replied to round {other}, in round {self.config[ROUND]}"
+            raise BadAnswer("stale", line)
         count = check_count(metrics.get(SAMPLES), who)
-        try:
-            vectors = ndarrays(arrays)
-            read = self._merged if is_merged else decoded_answer
-            state = read(self.codec, self.ask, vectors)
-        except ValueError as error:
-            raise ValueError(f"{who} replied with what does not fit: {error}") from error
-        check_finite(state, who)
+        state = self._state(content, is_merged, who)
+        check_values(state, who)
         each: dict[str, Any] = {k: v for k, v in metrics.items() if k not in NOT_AVERAGED}
-        wanted = {name: torch.tensor(each.pop(name)) for name in self.ask.wants if name in each}
-        if len(wanted) < len(self.ask.wants):
-            raise ValueError(f"{who} did not tell its {', '.join(self.ask.wants)}")
+        wanted = self._wanted(each, who)
         if is_merged:
             each[SAMPLES] = each.pop(f"{SAMPLES}-each", [])
         else:
             each = {name: [value] for name, value in each.items()}
-        peak = float(max(each.pop(PEAK, [0.0])))
         told = _one_by_one(devices, each)
+        peak = max(float(metrics.pop(PEAK, 0.0)) for metrics in told)
+        renewed = [d for d, metrics in zip(devices, told, strict=True) if metrics.pop(RENEWED, 0)]
+        counts = {
+            device: check_count(metrics[SAMPLES], named([device]))
+            for device, metrics in zip(devices, told, strict=True)
+        }
+        if sum(counts.values()) != count:
+            line = f"{who} replied with num-examples={count}, and {sum(counts.values())} one by one"
+            raise BadAnswer("samples", line)
         contents = [RecordDict({"metrics": MetricRecord(metrics)}) for metrics in told]
         own = {} if is_merged else told[0]
         answer = Answer(devices[0], state, count, own, wanted, devices[1:])
         size = len(devices) * self._up.count_bytes() if is_merged else None
-        return Reply(devices, answer, contents, peak, size)
+        return Reply(devices, answer, contents, counts, peak, renewed, size)
+
+    def _state(self, content: RecordDict, is_merged: bool, who: str) -> State:
+        if len(content.array_records) != 1:
+            found = len(content.array_records)
+            raise BadAnswer("unfit", f"{who} replied with {found} records of arrays, expected 1")
+        (arrays,) = content.array_records.values()
+        read = self._merged if is_merged else decoded_answer
+        try:
+            return read(self.codec, self.ask, ndarrays(arrays))
+        except ValueError as error:
+            raise BadAnswer("unfit", f"{who} replied with what does not fit: {error}") from error
+
+    def _wanted(self, told: dict[str, Any], who: str) -> State:
+        """Take out of the metrics the tensors that come beside the state."""
+        if missing := [name for name in self.ask.wants if name not in told]:
+            raise BadAnswer("unfit", f"{who} did not tell its {', '.join(missing)}")
+        return {name: torch.tensor(told.pop(name)) for name in self.ask.wants}
 
     def _merged(self, codec: Codec, ask: Ask, arrays: Sequence[np.ndarray]) -> State:
         if ask.like is not None:
@@ -137,8 +171,9 @@ class Letter:
 
 
 def _one_by_one(devices: Sequence[int], each: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics of each device. Raises ValueError for too few or many."""
+    """Return the metrics of each device. Raises BadAnswer for too few or many."""
     for name, values in each.items():
         if len(values) != len(devices):
-            raise ValueError(f"devices {devices} replied with {len(values)} values of {name!r}")
+            line = f"{named(devices)} replied with {len(values)} values of {name!r}"
+            raise BadAnswer("unfit", line)
     return [{name: values[place] for name, values in each.items()} for place in range(len(devices))]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from dccl_flower.faults import BadAnswer, in_words
 from dccl_flower.flower.nodes import MODS
 from dccl_flower.flower.wire import ndarrays, record
+from dccl_flower.time_limit import time_limit
 
 ClientFn = Callable[[Context], Any]
 Handler = Callable[[Message, Context], Message]
+T = TypeVar("T")
 
 PLACE = ("partition-id", "num-partitions")
 METERS = ("arrays_size_mod", "message_size_mod")  # Flower's mods that change nothing
@@ -109,7 +113,7 @@ def _content(message: Message) -> tuple[ArrayRecord, dict[str, Any]]:
 
 def _train_reply(message: Message, turn: Callable[..., Any]) -> Message:
     received, config = _content(message)
-    vectors, count, metrics = turn(ndarrays(received), config)
+    vectors, count, metrics = _in_time(message, turn)
     # Mods compare keys; arrays of another number are of another kind.
     arrays = record(vectors, list(received) if len(received) == len(vectors) else None)
     values = {"num-examples": count, **metrics}
@@ -117,10 +121,30 @@ def _train_reply(message: Message, turn: Callable[..., Any]) -> Message:
 
 
 def _evaluate_reply(message: Message, score: Callable[..., Any]) -> Message:
-    arrays, config = _content(message)
-    loss, count, metrics = score(ndarrays(arrays), config)
+    _, config = _content(message)
+    loss, count, metrics = _in_time(message, score)
     values = {"loss": float(loss), "num-examples": count, **metrics}
     return _reply(message, metrics=_metric_record(values, config))
+
+
+def _in_time(message: Message, turn: Callable[[list[np.ndarray], dict[str, Any]], T]) -> T:
+    """Return what a client's turn returns, as long as the message lives.
+
+    What it raises tells the server in one line what it is: Flower sends on the text alone.
+    """
+    arrays, config = _content(message)
+    ends_at = message.metadata.created_at + message.metadata.ttl
+    try:
+        with time_limit(ends_at - time.time()):
+            return turn(ndarrays(arrays), config)
+    except BadAnswer as error:
+        raise ValueError(f"{error.kind}: {error}") from error
+    except TimeoutError as error:
+        raise RuntimeError(f"late: {error}") from error
+    except Exception as error:
+        if type(error) is ValueError and str(error):
+            raise
+        raise RuntimeError(in_words(error)) from error
 
 
 def _metric_record(values: dict[str, Any], config: dict[str, Any]) -> MetricRecord:

@@ -19,7 +19,7 @@ from flwr.serverapp.strategy import (
 )
 
 from dccl_flower.codecs import Codec
-from dccl_flower.config import PrivacyConf
+from dccl_flower.config import OnFailure, PrivacyConf
 from dccl_flower.fleet.profiles import Fleet, co_shares
 from dccl_flower.seeds import derive_seed
 
@@ -36,11 +36,14 @@ ADAPTIVE = {
 }
 
 
-def uncovered(codec: Codec, devices_per_node: int, fleet: Fleet | None) -> list[str]:
+def uncovered(
+    codec: Codec, devices_per_node: int, fleet: Fleet | None, on_failure: OnFailure
+) -> list[str]:
     """Return what of a run differential privacy does not cover, by how it is sent."""
     refused = {
         f"codec={codec.name}": not codec.is_exact,
         f"devices_per_node={devices_per_node}": devices_per_node != 1,
+        f"on_failure={on_failure}": on_failure == "ask_again",  # the wrapper sees the first alone
         "tiers with co_share below 1": co_shares(fleet) != {1.0},
     }
     return [what for what, is_given in refused.items() if is_given]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -16,7 +17,8 @@ from flwr.serverapp.strategy import FedAvg, Result
 from dccl_flower.codecs import FP32, Codec, State
 from dccl_flower.engine import OpenRound, RoundFacts
 from dccl_flower.fleet.clock import Cohort
-from dccl_flower.fleet.roster import FaultPolicy, Roster, RoundStopped
+from dccl_flower.fleet.judge import FaultPolicy, Judge, RoundStopped
+from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import turn_costs
 from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
@@ -61,7 +63,7 @@ class Rounds(FedAvg):
         self.cohort = Cohort([])
         self.replies: list[Reply] = []
         self._codec = codec
-        self._policy = policy or FaultPolicy()
+        self._judge = Judge(policy or FaultPolicy())
         self._num_nodes = num_nodes
         self._devices_per_node = devices_per_node
         self._of_record: tuple[State, ArrayRecord] | None = None
@@ -108,7 +110,7 @@ class Rounds(FedAvg):
             self._refuse_inexact(state)
         courier = self._prepare(grid)
         try:
-            self.cohort = self.roster.draw(server_round, self._policy)
+            self.cohort = self.roster.draw(server_round, self._judge.policy)
         except RoundStopped as error:
             raise AggregationError(str(error)) from error
         self._round = OpenRound(self.method.round(server_round, state, self.cohort.asked))
@@ -178,7 +180,8 @@ class Rounds(FedAvg):
         """Tell of the last round; bytes are those since the last call."""
         devices = sorted(device for reply in self.replies for device in reply.devices)
         peak = max((reply.peak_rss_mb for reply in self.replies), default=0.0)
-        return self.ledger.facts(self.cohort, devices, peak)
+        facts = self.ledger.facts(self.cohort, devices, peak)
+        return replace(facts, faults=self._judge.close_round())
 
     @cached_property
     def _like(self) -> State:
@@ -209,7 +212,7 @@ class Rounds(FedAvg):
                 num_devices,
                 self.ledger,
                 self._codec,
-                self._policy,
+                self._judge,
                 self._devices_per_node,
                 self._num_nodes,
                 {"seed": self.roster.seed, "run": uuid4().hex[:16]},
@@ -217,7 +220,9 @@ class Rounds(FedAvg):
         return self._courier
 
     def _refuse_inexact(self, state: State) -> None:
-        for what in uncovered(self._codec, self._devices_per_node, self.roster.fleet):
+        policy = self._judge.policy
+        given = (self._codec, self._devices_per_node, self.roster.fleet, policy.on_failure)
+        for what in uncovered(*given):
             raise ValueError(f"{what}: {NOT_COVERED}")
         if any(name.endswith("running_var") for name in state):
             advice = "use group norm with differential privacy"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from dccl_flower.codecs import FP32, Codec, State
 
-MOST_SAMPLES = 2**31 - 1
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -48,14 +46,6 @@ def ndarrays(arrays: ArrayRecord) -> list[np.ndarray]:
     Raises ValueError for an array whose header and bytes do not agree.
     """
     return [_ndarray(name, array.data) for name, array in arrays.items()]
-
-
-def check_count(value: Any, who: str) -> int:
-    """Return a number of samples. Raises ValueError, saying ``who``, for what cannot be one."""
-    if type(value) is not int or not 1 <= value <= MOST_SAMPLES:
-        allowed = f"a whole number from 1 to {MOST_SAMPLES}"
-        raise ValueError(f"{who} replied with num-examples={value}: must be {allowed}")
-    return value
 
 
 def _ndarray(name: str, data: bytes) -> np.ndarray:

@@ -70,6 +70,7 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
         "final": recorder.final,
         "references": dict(recorder.method.references()),
         "rounds": recorder.rounds,
+        "faults": dict(sum((Counter(row["faults"]) for row in recorder.rounds), Counter())),
         "wire": wire,
         "seconds": seconds,
         "peak_rss_mb": {"server": peak_rss_mb(), "worker": recorder.worker_peak_mb},

@@ -75,13 +75,16 @@ def round_row(number: int, scores: Mapping[str, float], seconds: float, facts: R
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Append a line to rounds.csv, with a header first; device ids are joined by spaces."""
+    """Append a line to rounds.csv, with a header first; lists and counts are joined by spaces."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         if is_new:
             writer.writerow(row)
-        writer.writerow(
-            " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            for value in row.values()
-        )
+        writer.writerow(_cell(value) for value in row.values())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={each}" for name, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -12,8 +12,9 @@ from flwr.app import ArrayRecord
 from torch import nn
 
 from dccl_flower.codecs import CODECS, FP32
+from dccl_flower.fleet.judge import FaultPolicy
 from dccl_flower.fleet.profiles import Fleet
-from dccl_flower.fleet.roster import FaultPolicy, Roster, Rules
+from dccl_flower.fleet.roster import Roster, Rules
 from dccl_flower.flower.device_app import Arrays, DeviceClient, Metrics
 from dccl_flower.flower.rounds import Rounds
 from dccl_flower.image_config import TwoSidedRoundsConf
@@ -86,7 +87,7 @@ class DcCcl(Rounds):
             DcCclServer(cloud, given, rounds, given.fleet),
             Roster(num_devices, *cohort),
             codec=CODECS[given.codec],
-            policy=FaultPolicy(rounds.min_replies, rounds.timeout),
+            policy=FaultPolicy.of(rounds),
             num_nodes=given.num_nodes,
             devices_per_node=given.devices_per_node,
             fraction_evaluate=given.fraction_evaluate,

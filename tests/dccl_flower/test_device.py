@@ -5,6 +5,7 @@ import torch
 
 from dccl_flower.device import Memory
 from dccl_flower.device_store import DeviceStore, sha256
+from dccl_flower.faults import BadAnswer
 
 ONES, TWOS = {"w": torch.ones(2)}, {"w": torch.full((2,), 2.0)}
 
@@ -39,9 +40,7 @@ def test_what_is_kept_next_takes_the_place_of_the_last(store, tmp_path):
     for state in (ONES, TWOS):
         Memory(store, 1, "a").keep("momentum", state)
     assert kept(store, 1) == [2.0, 2.0]
-    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == [
-        "momentum.safetensors"
-    ]
+    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == ["momentum"]
 
 
 def test_nothing_is_kept_at_first_and_asking_leaves_nothing(store, tmp_path):
@@ -58,3 +57,30 @@ def test_what_is_kept_is_not_a_blob_that_was_received(store, tmp_path):
 def test_a_later_process_finds_what_an_earlier_one_kept(store, tmp_path):
     Memory(store, 1, "a").keep("momentum", ONES)
     assert kept(DeviceStore(tmp_path / "store"), 1) == [1.0, 1.0]
+
+
+DAMAGES = {
+    "truncated": lambda content: content[:-1],
+    "emptied": lambda content: b"",
+    "one bit flipped": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "its hash flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_is_damaged_is_told_once_or_made_anew(store, damage):
+    for of_all_runs in (False, True):
+        memory = Memory(store, 1, "a")
+        memory.keep("momentum", ONES, of_all_runs)
+        (path,) = (p for p in store.own(1).rglob("*") if p.is_file())
+        path.write_bytes(damage(path.read_bytes()))
+        if of_all_runs:  # can be made again
+            assert memory.kept("momentum", of_all_runs=True) is None
+            assert memory.renewed == 1
+        else:
+            with pytest.raises(BadAnswer, match=r"^device 1 keeps a damaged momentum") as caught:
+                memory.kept("momentum")
+            assert caught.value.kind == "damaged"
+            assert memory.renewed == 0
+        assert memory.kept("momentum", of_all_runs=of_all_runs) is None
+        assert not path.exists()

@@ -106,6 +106,19 @@ def test_a_lost_or_damaged_blob_is_not_held_until_it_is_received_again(store, tm
     assert store.get(1, sha256(BLOB)) == BLOB
 
 
+def test_a_bit_flipped_behind_time_and_size_is_found_when_the_blob_is_read(store, tmp_path):
+    store.put(1, sha256(BLOB), BLOB)
+    assert store.holds(1, sha256(BLOB))
+    path = the_file(tmp_path)
+    times = path.stat()
+    path.write_bytes(bytes([BLOB[0] ^ 1]) + BLOB[1:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match="device 1 does not hold"):
+        store.get(1, sha256(BLOB))
+    store.put(1, sha256(BLOB), BLOB)
+    assert store.get(1, sha256(BLOB)) == BLOB
+
+
 def test_putting_twice_changes_nothing(store, tmp_path):
     for _ in range(2):
         store.put(1, sha256(BLOB), BLOB)

@@ -41,6 +41,8 @@ class LocalGrid:
         return replies
 
     def answer(self, message):
+        self._num_messages += 1
+        message.metadata.__dict__["_message_id"] = f"m{self._num_messages}"
         self.before_answer(message)
         config = message.content.get("config", {})
         devices = config["devices"] if "devices" in config else [config.get("device")]
@@ -54,8 +56,6 @@ class LocalGrid:
             return _error(message, f"{type(error)}:<'{error}'>")
 
     def _call(self, message):
-        self._num_messages += 1
-        message.metadata.__dict__["_message_id"] = f"m{self._num_messages}"
         node = message.metadata.dst_node_id
         place = {"partition-id": self.partition(node), "num-partitions": len(self._partitions)}
         reply = self._app(message, Context(1, node, place, RecordDict(), {}))
@@ -64,7 +64,6 @@ class LocalGrid:
 
 
 def _error(message, reason):
-    message.metadata.__dict__["_message_id"] = "failed"
     reply = Message(Error(1, reason), reply_to=message)
     reply.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
     return reply

@@ -11,8 +11,8 @@ from tiny import tiny_app
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import CODECS, FP64
-from dccl_flower.device_store import LACKS, Parcel
-from dccl_flower.fleet.roster import FaultPolicy
+from dccl_flower.device_store import Parcel
+from dccl_flower.fleet.judge import FaultPolicy, Judge
 from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.wire import record, to_arrays
@@ -34,8 +34,8 @@ def grid(tmp_path):
 
 def courier_of(grid, num_devices=4, codec="fp32", devices_per_node=1, **policy):
     ledger = Ledger()
-    policy = FaultPolicy(**{"timeout": 60.0, **policy})
-    return Courier(grid, num_devices, ledger, CODECS[codec], policy, devices_per_node)
+    judge = Judge(FaultPolicy(**{"timeout": 60.0, **policy}))
+    return Courier(grid, num_devices, ledger, CODECS[codec], judge, devices_per_node)
 
 
 @pytest.fixture
@@ -121,20 +121,24 @@ def test_a_device_that_was_not_asked_or_answers_twice_is_an_error(courier, devic
 
 
 def test_a_missing_reply_is_an_error(courier):
-    with pytest.raises(AggregationError, match=r"^1 of 2 devices answered$"):
+    expected = (
+        r"^round 1: 1 of 2 devices answered, rounds\.min_replies=1 asks for more; "
+        r"silent: device 1 did not answer within 60 seconds$"
+    )
+    with pytest.raises(AggregationError, match=expected):
         courier.read(send(courier, [0, 1]), [reply_of(0)])
 
 
 def test_no_reply_at_all_is_an_error_whatever_the_minimum(grid):
     courier = courier_of(grid, min_replies=0.0)
-    with pytest.raises(AggregationError, match="0 of 1 devices answered; first error: no reason"):
+    with pytest.raises(AggregationError, match=r"0 of 1 devices .*; raised: device 0: no reason"):
         courier.read(send(courier, [0]), [error_of(1000, "")])
 
 
 def test_the_line_that_names_the_cause_of_an_error_is_told(courier):
     reason = "<class 'ValueError'>:<'Traceback:\n  one line\nValueError: out of memory'>"
     replies = [reply_of(0), error_of(993, reason)]
-    with pytest.raises(AggregationError, match=r"first error: ValueError: out of memory$"):
+    with pytest.raises(AggregationError, match=r"; raised: device 1: ValueError: out of memory$"):
         courier.read(send(courier, [0, 1]), replies)
 
 
@@ -277,7 +281,7 @@ def test_only_devices_of_a_node_that_lost_a_blob_are_asked_again(grid):
         return [reply_of(device) for device in late]
 
     grid.send_and_receive = answer
-    replies = [reply_of(0), reply_of(1), error_of(993, f"device 3 {LACKS} 12ab'>")]
+    replies = [reply_of(0), reply_of(1), error_of(993, "lost: device 3 does not hold blob 12ab'>")]
     assert len(courier.read(errand, [*replies, reply_of(2)])) == 4
     assert list(late) == [3]
     assert "mimic" in late[3].content["config"]
@@ -300,5 +304,5 @@ def test_a_bad_answer_is_judged_as_a_missing_one(grid):
     assert [reply.devices for reply in replies] == [[0]]
     strict = courier_of(grid)
     errand = send(strict, [0, 1])
-    with pytest.raises(AggregationError, match="1 of 2 devices answered; first error: device 1"):
+    with pytest.raises(AggregationError, match=r"1 of 2 devices answered.*; not_finite: device 1"):
         strict.read(errand, [reply_of(0), reply_of(1, bad)])

@@ -14,13 +14,13 @@ from dccl_flower.simulations.app.recorder import Recorder, append_row, round_row
 
 FACTS = [
     RoundFacts([0, 3, 11], 1000, 900, worker_peak_mb=80.0),
-    RoundFacts([7], 10, 900, worker_peak_mb=70.0),
+    RoundFacts([7], 10, 900, worker_peak_mb=70.0, faults={"raised": 1, "silent": 2}),
 ]
 ROWS = [
     round_row(1, {"accuracy": 0.5, "gap": -0.25}, 1.5, FACTS[0]),
     round_row(2, {"accuracy": 0.75, "gap": 0.25}, 0.25, FACTS[1]),
 ]
-HEADER = "round,accuracy,gap,seconds,devices,bytes_down,bytes_up,virtual_seconds,late,gone"
+HEADER = "round,accuracy,gap,seconds,devices,bytes_down,bytes_up,virtual_seconds,late,gone,faults"
 
 
 def test_a_round_has_its_scores_by_name_and_what_the_engine_tells():
@@ -35,6 +35,7 @@ def test_a_round_has_its_scores_by_name_and_what_the_engine_tells():
         "virtual_seconds": None,
         "late": [],
         "gone": [],
+        "faults": {},
     }
 
 
@@ -44,15 +45,15 @@ def test_rounds_csv_has_a_header_and_a_line_a_round(tmp_path):
         append_row(path, row)
     assert path.read_text().splitlines() == [
         HEADER,
-        "1,0.5,-0.25,1.5,0 3 11,1000,900,,,",
-        "2,0.75,0.25,0.25,7,10,900,,,",
+        "1,0.5,-0.25,1.5,0 3 11,1000,900,,,,",
+        "2,0.75,0.25,0.25,7,10,900,,,,raised=1 silent=2",
     ]
 
 
 def test_a_round_by_the_virtual_clock_tells_its_seconds_and_who_did_not_answer(tmp_path):
     facts = replace(FACTS[1], virtual_seconds=2.5, late=[4, 9], gone=[1])
     append_row(tmp_path / "rounds.csv", round_row(2, {}, 0.25, facts))
-    assert (tmp_path / "rounds.csv").read_text().endswith(",2.5,4 9,1\n")
+    assert (tmp_path / "rounds.csv").read_text().endswith(",2.5,4 9,1,raised=1 silent=2\n")
 
 
 @pytest.mark.parametrize("field", ["bytes_down", "bytes_up"])
