@@ -57,12 +57,14 @@ def cli() -> None:
 @click.option("--threads", type=int, help="Torch threads of each worker.")
 @click.option("--gpu", flag_value="true", help="Train on the GPU.")
 @PORT
+@click.option("--ray-address", help="HOST:PORT of a Ray cluster, on whose nodes devices train.")
 @click.option("--in-process", is_flag=True, help="Here, without Flower and Ray: for a debugger.")
 def run(
     conf: str,
     overrides: Overrides,
     output: Path | None,
     port: int | None,
+    ray_address: str | None,
     in_process: bool,
     seed: int | None,
     **runtime: int | str | None,  # workers, threads, gpu
@@ -71,6 +73,9 @@ def run(
     flags = {"seed": seed, **{f"runtime.{key}": value for key, value in runtime.items()}}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
     loaded = load_conf(conf, [*overrides, *given])
+    if ray_address is not None and loaded.devices.store is not None:
+        stores = f"devices.store={loaded.devices.store}: not with --ray-address"
+        raise ConfError(f"{stores}; there stores lie in the run directory, which every node sees")
     # Flower takes seconds to import: only once the configuration is known to be good.
     from dccl_flower.simulations.app.in_process import run_anywhere
     from dccl_flower.simulations.app.run_folder import check_folder, default_folder
@@ -79,11 +84,13 @@ def run(
 
     folder = (output or default_folder(loaded)).expanduser().resolve()
     check_folder(folder)
+    if ray_address is not None:  # a device's next message may come to another node
+        loaded.devices.store = str(folder / "devices")
     chosen_port = choose_port(port)
     with Display() as display:
         display.note("preparing the data")
         experiment = open_experiment(loaded)
-        results = run_anywhere(experiment, folder, display, chosen_port, in_process)
+        results = run_anywhere(experiment, folder, display, chosen_port, in_process, ray_address)
     console = Console(highlight=False)
     console.print(results_table(results))
     for line in other_scores(results):

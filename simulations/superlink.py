@@ -71,7 +71,8 @@ class Certificates:
 class SuperLink:
     """A SuperLink on loopback with a home of its own; use it as a context manager.
 
-    With certificates it speaks TLS to SuperNodes whose keys are registered; without it simulates.
+    With certificates it speaks TLS to SuperNodes whose keys are registered; without it simulates,
+    on a Ray of its own or the cluster of ``ray_address``.
     Flower reads its switches from the environment, and its Ray workers look for modules in the
     SuperLink's working directory first: both are set here. Unless ``tuned``, what only makes it
     faster is left as Flower has it; the user's own environment wins over that.
@@ -84,6 +85,7 @@ class SuperLink:
         port: int,
         tuned: bool = True,
         certificates: Certificates | None = None,
+        ray_address: str | None = None,
     ) -> None:
         self._log_path = log_path
         self._port = port
@@ -95,6 +97,8 @@ class SuperLink:
         (home / "config.toml").write_text(CONNECTION.format(port=port, trust=trust))
         self._place: Any = {**flower_place(home), "stdin": subprocess.DEVNULL}
         self._place["env"] = {**(FASTER if tuned else {}), **self._place["env"]}
+        if ray_address is not None:  # Flower has no setting for it, but Ray looks here
+            self._place["env"]["RAY_ADDRESS"] = ray_address
 
     def __enter__(self) -> Self:
         command = ["flower-superlink", "--isolation", "subprocess"]

@@ -28,14 +28,20 @@ from dccl_flower.simulations.superlink import RunError
 
 
 def run_anywhere(
-    experiment: Experiment, folder: Path, display: Display, port: int, here: bool = False
+    experiment: Experiment,
+    folder: Path,
+    display: Display,
+    port: int,
+    here: bool = False,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Run through Flower, or in this process if devices have no part or ``here`` says so.
 
-    Return the content of results.json. Raises RunError where the run fails.
+    ``ray_address`` is that of a Ray cluster for the devices. Return the content of results.json.
+    Raises RunError where the run fails.
     """
     if check_devices(experiment) and not here:
-        run_simulation(experiment.conf, folder, port, display)
+        run_simulation(experiment.conf, folder, port, display, ray_address=ray_address)
     else:
         run_here(experiment, folder, display)
     results: dict[str, Any] = json.loads((folder / "results.json").read_text())

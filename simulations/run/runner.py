@@ -17,6 +17,7 @@ from dccl_flower.config import Conf
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.simulations.app.events import EventReader
 from dccl_flower.simulations.app.run_folder import CONF_FILE, LOG_FILE, make_folder
+from dccl_flower.simulations.run.cluster import check_cluster
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.log_cause import cause_in
 from dccl_flower.simulations.superlink import FlowerError, RunError, SuperLink
@@ -70,9 +71,11 @@ def run_simulation(
     display: Display,
     app: App = OURS,
     on_event: Callable[[dict[str, Any], int], None] = lambda event, pid: None,
+    ray_address: str | None = None,
 ) -> None:
     """Run one experiment and leave its results in ``folder``.
 
+    With ``ray_address`` the devices train on all nodes of that Ray cluster.
     ``on_event`` is told of every event and of the process below which all of Flower runs.
     Raises ConfError before anything is started, RunError with the log's path where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
@@ -84,8 +87,11 @@ def run_simulation(
     temporary = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
     with signals_as_interrupts(), temporary as home:
         try:
-            with SuperLink(Path(home), log_path, port, app.tuned) as superlink:
-                run_id = superlink.submit(_write_app(Path(home), folder, app), federation(conf))
+            given = federation(conf, ray_address is not None)
+            if ray_address is not None:
+                display.note(f"Ray's cluster has {check_cluster(ray_address, folder)} nodes")
+            with SuperLink(Path(home), log_path, port, app.tuned, None, ray_address) as superlink:
+                run_id = superlink.submit(_write_app(Path(home), folder, app), given)
                 try:
                     for event in _events(superlink, run_id, EventReader(folder)):
                         display.show(event)
@@ -100,15 +106,21 @@ def run_simulation(
             raise RunError(f"{told} (log: {log_path})") from error
 
 
-def federation(conf: Conf) -> dict[str, float]:
-    """Return the federation that Flower simulates: nodes, workers and their resources."""
+def federation(conf: Conf, on_cluster: bool = False) -> dict[str, float]:
+    """Return the federation that Flower simulates: nodes, workers and their resources.
+
+    A cluster that is there already has its own CPUs and GPUs, and as many workers as fit.
+    """
     runtime = conf.runtime
-    gpu = {"client-resources-num-gpus": 1 / runtime.workers, "init-args-num-gpus": 1}
+    own = {"init-args-num-cpus": runtime.workers * runtime.threads}
+    gpu = {"client-resources-num-gpus": 1 / runtime.workers}
+    if runtime.gpu:
+        own["init-args-num-gpus"] = 1
     return {
         "num-supernodes": runtime.nodes or min(conf.devices.count, MAX_DEFAULT_NODES),
         "client-resources-num-cpus": runtime.threads,
-        "init-args-num-cpus": runtime.workers * runtime.threads,
         "init-args-log-to-driver": False,
+        **({} if on_cluster else own),
         **(gpu if runtime.gpu else {}),
     }
 

@@ -86,6 +86,10 @@ CASES = [
     (["run", "digits", "--seed", "-1"], "seed=-1: must be at least 0"),
     (["run", "digits", "--workers", "0"], "runtime.workers=0: must be at least 1"),
     (["run", "digits", "--port", "99999"], "Invalid value for '--port'"),
+    (
+        ["run", "digits", "devices.store=here", "--ray-address", "127.0.0.1:6379"],
+        "/here: not with --ray-address; there stores lie in the run directory",
+    ),
     (["run", "digits", "--bogus"], "No such option"),
     (["arms", "digits", "--arms", "mimic,bogus"], "--arms 'bogus': unknown arm; allowed are cloud"),
     (["arms", "digits", "--seeds", "0,x"], "--seeds 'x': expected integers from 0 up"),
