@@ -49,6 +49,9 @@ results: .venv/installed  ## the README's table: three seeds, DATA=folder with f
 	done
 	$(BIN)/dccl summary runs/results/*
 
+faults: .venv/installed  ## inject every fault and print how each ends
+	PYTHONPATH=tests/helpers $(BIN)/python -m fault_rows
+
 clean:  ## remove the environment and everything built
 	rm -rf .venv .lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
@@ -59,4 +62,4 @@ clean:  ## remove the environment and everything built
 	$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-.PHONY: help demo deploy-demo test lint unit integration test-slow results clean
+.PHONY: help demo deploy-demo test lint unit integration test-slow results faults clean
