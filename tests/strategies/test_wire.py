@@ -22,7 +22,7 @@ DC_CCL = [
     ("fusion=class_wise_head", "head_tuning=federated", "rounds.head_tuning_steps=2"),
     ("rounds.scaffold=true", "normalisation=group"),
     ("normalisation=batch_mixed", "wire.codec=fp16"),
-    ("normalisation=batch_fused", "wire.codec=int8", "rounds.lr=0.01"),
+    ("normalisation=batch_fused", "wire.codec=int8", "rounds.lr=1e-3", "rounds.max_grad_norm=1"),
     ("normalisation=batch_frozen", "wire.codec=named"),
     ("normalisation=group_ws", "loss=ce"),
     ("model.shared_stem=true", "runtime.cache_logits=false", "data.augment=flip_crop"),
