@@ -187,7 +187,8 @@ def history_in_the_vector(answer, device):
 
 @pytest.mark.parametrize("change", [item_list, history_in_the_vector])
 def test_an_interaction_that_leaks_is_seen(change, tmp_path):
-    experiment = small_world("dccl_world", "data.history=6", "data.world.rows=40")
+    changes = ("data.history=6", "data.world.rows=40", "adaptation.rank=8")
+    experiment = small_world("dccl_world", *changes)
     leaky = found(experiment, tmp_path, half=lambda half: Leaky(half, change))
     assert leaky == ["an interaction row"]
 
