@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 
-import torch
 from torch import Tensor, nn
 
 from dccl_flower.data.interactions import RECENT, TEST
-from dccl_flower.data.samples import Samples
+from dccl_flower.data.samples import Samples, count
 from dccl_flower.fleet.tiers import Load, Piece
 from dccl_flower.interaction_experiment import InteractionExperiment
 from dccl_flower.learning.cost import FLOAT32_BYTES
@@ -86,6 +85,9 @@ def turn_load(experiment: InteractionExperiment, parts: Parts) -> Load:
     if conf.method.serves == "cloud":
         pieces.append(Piece(parts.alone.state, up_bytes=SCORE_BYTES))
         pieces.append(scoring(parts.model, example, size, new))
+    if conf.method.serves == "proxy":
+        pieces.append(Piece(parts.proxy.state, up_bytes=SCORE_BYTES))
+        pieces.append(scoring(ByProxy(parts), _with_vectors(parts, example), size, new))
     return Load(pieces)
 
 
@@ -98,6 +100,9 @@ def when_served(
     modules: dict[str, nn.Module] = {MODEL: parts.model}
     if conf.method.serves == "device" and conf.adaptation.by in ("metapatch", "patches"):
         modules["patched"] = _adapted(conf.adaptation.by, parts)
+    if conf.method.serves == "proxy":
+        modules["proxy"] = ByProxy(parts)
+        batch = _with_vectors(parts, batch)
     return {name: (module, batch) for name, module in modules.items()}
 
 
@@ -108,6 +113,10 @@ def _adapted(by: str, parts: Parts) -> nn.Module:
     return ByWeights(parts.model, parts.whole) if by == "patches" else parts.model
 
 
+def _with_vectors(parts: Parts, samples: Samples) -> Samples:
+    return {**samples, VECTOR: parts.patches.start().expand(count(samples), -1)}
+
+
 def _stages(experiment: InteractionExperiment, parts: Parts, own: float) -> list[Piece]:
     cloud, example, pieces = conf_of(experiment).cloud, experiment.example, []
     if cloud.model_learns:
@@ -116,7 +125,7 @@ def _stages(experiment: InteractionExperiment, parts: Parts, own: float) -> list
     if cloud.patches_learn:
         taught = parts.taught.state
         model_bytes = sum(tensor.nbytes for tensor in parts.alone.state.values())
-        given = {**example, VECTOR: torch.zeros(1, parts.patches.vector_size)}
+        given = _with_vectors(parts, example)
         pieces.append(Piece(taught, taught, down_bytes=model_bytes))
         pieces.append(fitting(ByProxy(parts), given, cloud.stage_2, own))
     return pieces

@@ -6,6 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
+from small_worlds import small_world
 
 from dccl_flower.config_loading import load_conf
 from dccl_flower.method import find_method
@@ -59,3 +60,14 @@ def test_the_command_prints_either(report):
         json.loads(found.output)["costs"]["adaptation"]["macs"]
         == (report["costs"]["adaptation"]["macs"])
     )
+
+
+def test_a_recommender_is_measured_with_patches_and_without():
+    conf = small_world("dccl_world", "adaptation.rank=4").conf
+    report = serving_report(conf, find_method("metapatch").served)
+    assert report["batch_size"] == 16
+    model, patched = (report["costs"][name] for name in ("model", "patched"))
+    # Bottlenecks of 8 beside hidden layers of 8 and 4.
+    assert patched["macs"] - model["macs"] >= 16 * (2 * 8 * 8 + 2 * 8 * 4)
+    weights = (2 * 8 * 8 + 8 + 8) + (2 * 4 * 8 + 8 + 4)
+    assert patched["parameters"] - model["parameters"] == 4 + 4 * weights

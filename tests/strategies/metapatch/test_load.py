@@ -102,6 +102,20 @@ def test_any_model_is_served_with_patches_or_without(model, by):
     assert (logits[0] == logits[1]).all()  # patches start as no change
 
 
+def test_a_proxy_comes_with_the_encoder_and_is_served_so():
+    server, load, _, _ = loaded("method.serves=proxy")
+    _, usual, _, _ = loaded()
+    proxy = 4 * sum(tensor.numel() for tensor in server.parts.proxy.state.values())
+    assert num_bytes(load, "down") == num_bytes(usual, "down") + proxy
+    assert num_bytes(load, "up") == num_bytes(usual, "up") + SCORES
+    assert total(load, "flops") > total(usual, "flops")
+    served = find_method("metapatch").served(server.experiment)
+    assert [(name, len(module(batch))) for name, (module, batch) in served.items()] == [
+        ("model", 16),
+        ("proxy", 16),
+    ]
+
+
 def test_a_cloud_that_serves_has_no_patches():
     experiment = small_world("dccl_world", *QUICK, "method.serves=cloud")
     assert list(find_method("metapatch").served(experiment)) == ["model"]
