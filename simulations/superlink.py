@@ -97,8 +97,8 @@ class SuperLink:
         (home / "config.toml").write_text(CONNECTION.format(port=port, trust=trust))
         self._place: Any = {**flower_place(home), "stdin": subprocess.DEVNULL}
         self._place["env"] = {**(FASTER if tuned else {}), **self._place["env"]}
-        if ray_address is not None:  # Flower has no setting for it, but Ray looks here
-            self._place["env"]["RAY_ADDRESS"] = ray_address
+        # Flower has no setting for it, but Ray looks here, and else for any cluster that is up.
+        self._place["env"]["RAY_ADDRESS"] = ray_address or "local"
 
     def __enter__(self) -> Self:
         command = ["flower-superlink", "--isolation", "subprocess"]

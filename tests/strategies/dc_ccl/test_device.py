@@ -21,6 +21,7 @@ from dccl_flower.checkpoint import to_bytes
 from dccl_flower.data.batches import endless
 from dccl_flower.device_store import sha256
 from dccl_flower.learning.evaluate import predict
+from dccl_flower.learning.head_tuning import HeadPrivacy
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.seeds import isolated_rng, torch_generator
 
@@ -212,7 +213,8 @@ def test_the_gradient_of_the_head_is_one_flat_vector(tmp_path):
         images, labels = next(endless(device_loader(0), torch_generator(0, *keys)))
     co, mimic = tiny_model(3).eval(), tiny_model(6).eval()
     functional.cross_entropy(mimic(images).detach() + co(images), labels).backward()
-    client = DcCclClient(tiny_model(4), tiny_model(5), device_loader, tmp_path)
+    modules = (tiny_model(4), tiny_model(5))
+    client = DcCclClient(*modules, device_loader, tmp_path, head_privacy=HeadPrivacy(floor=0))
     (vector,), count, _ = client.again(start_arrays(), head_config(MIMIC))
     assert count == 4
     expected = torch.cat([co[3].weight.grad.flatten(), co[3].bias.grad])
