@@ -24,7 +24,7 @@ def four_devices(tmp_path_factory):
     profiles = two_widths(tmp_path_factory.mktemp("fleet"))
     experiment = small_experiment("method.name=heterofl", "devices.count=4", profiles)
     fleet = load_fleet(experiment.conf.devices.profiles, 4, experiment.conf.seed)
-    narrow = [d for d in range(4) if fleet.tier_of(d).name == "narrow"]
+    narrow = [d for d in range(4) if fleet.tier_of(d).co_share < 1]
     return experiment, narrow, [d for d in range(4) if d not in narrow]
 
 

@@ -94,7 +94,7 @@ def test_results_have_exactly_these_keys_in_this_order(tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(results) == [
         *("conf", "seed", "versions", "final", "references"),
-        *("rounds", "wire", "seconds", "peak_rss_mb"),
+        *("rounds", "faults", "wire", "seconds", "peak_rss_mb"),
     ]
     assert (results["seed"], results["conf"]["seed"], results["wire"]) == (7, 7, {})
     assert results["final"].items() <= results["references"]["mimic"].items()
