@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -107,8 +108,10 @@ def sections(found: ByDevice) -> list[str]:
 
 def plot_groups(found: ByDevice, score: str, title: str, path: Path) -> None:
     """Draw each arm's mean by group, with its deviation over seeds."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5 + len(found.arms) / 5), layout="constrained")
     axes = figure.subplots()
+    colours = colormaps["tab20"](range(20))  # as many as there are arms of a method, and more
+    axes.set_prop_cycle(color=[*colours[::2], *colours[1::2]])
     for arm in found.arms:
         told = [found.of_group(arm, group) for group in found.groups]
         means, spreads = (np.array([each[of] for each in told], float) for of in ("mean", "std"))
@@ -119,7 +122,7 @@ def plot_groups(found: ByDevice, score: str, title: str, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=1, fontsize=9)
     figure.suptitle(title)
     save_figure(figure, path)
 
