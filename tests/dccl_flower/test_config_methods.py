@@ -109,7 +109,7 @@ def test_what_neither_method_knows_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("override", "key", "allowed"),
     [
-        ("distil.lr=0.1", "distil.lr", "arms, data, devices, method, model, name, rounds"),
+        ("distil.lr=0.1", "distil.lr", "arms, data, devices, method, model, name, privacy, rounds"),
         ("loss=ce", "loss", "arms, data, devices, method"),
         ("model.mimic.name=x", "model.mimic.name", "base, co, co_ratio, pretrained, shared_stem"),
         ("rounds={cloud_weight: 1}", "rounds.cloud_weight", "count, device_batch_size"),

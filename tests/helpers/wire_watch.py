@@ -23,7 +23,8 @@ NUMBERS = ("u1", "i4", "i8", "f2", "f4", "f8")
 CODES = NUMBERS[1:]  # a few single bytes in a row are anywhere
 FLOATS = ("f2", "f4", "f8")
 # Numbers that every reply may hold.
-COUNTS = {"num-examples", "device", "devices", "server-round", "peak-rss-mb", "num-examples-each"}
+COUNTS = {"num-examples", "num-examples-each", "device", "devices", "server-round"}
+COUNTS |= {"peak-rss-mb", "renewed"}
 METRICS = {"loss", "accuracy"}
 
 

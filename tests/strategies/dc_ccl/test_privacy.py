@@ -180,7 +180,7 @@ def test_what_the_server_clips_is_not_asked_for_again(tmp_path):
     grid.before_answer = forget
     private = privately(strategy, PrivacyConf(dp="server_fixed"), 5, seed=0)
     with pytest.raises(
-        AggregationError, match=r"^4 of 5 devices answered; .*device 3 does not hold"
+        AggregationError, match=r"^round 1: 4 of 5 devices answered, .*device 3 does not hold"
     ):
         private.start(grid, strategy.initial_arrays(), num_rounds=1)
 
