@@ -84,7 +84,7 @@ def test_results_have_the_promised_keys(by_dccl):
     results = results_of(by_dccl[1])
     assert list(results) == [
         *("conf", "seed", "versions", "final", "references"),
-        *("rounds", "wire", "seconds", "peak_rss_mb"),
+        *("rounds", "faults", "wire", "seconds", "peak_rss_mb"),
     ]
     scores = {"accuracy", "accuracy_cloud_classes", "accuracy_device_classes"}
     references = results["references"]
