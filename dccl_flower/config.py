@@ -99,6 +99,7 @@ class RuntimeConf:
     ``resident`` keeps data and modules in the worker process from message to message.
     ``mixed_precision`` (bfloat16) and ``channels_last`` speed up pretraining and distillation.
     ``reuse`` takes cloud submodel and mimic of the same seed and settings from the cache.
+    ``keep_last`` checkpoints are kept, from which a run that was stopped goes on; 0 for none.
     """
 
     nodes: int | None = None
@@ -112,6 +113,7 @@ class RuntimeConf:
     mixed_precision: bool = False
     channels_last: bool = False
     reuse: bool = False
+    keep_last: int = bound(2, at_least=0)
 
 
 @dataclass

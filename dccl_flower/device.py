@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -32,14 +33,18 @@ class Memory:
     """What a device keeps from turn to turn, under names.
 
     It is of one run, unless it says that it holds for all of them. Each file is the SHA-256 of
-    safetensors, and the safetensors. ``renewed`` counts those that were damaged and are done
-    without, because they can be made again. Device and run come in messages: raises ValueError for
-    what could lead out of the store.
+    safetensors, and the safetensors. ``turn`` is the round and the exchange in it: a turn finds
+    what those before it kept, so that one which is taken twice comes to the same twice. The last
+    ``keep_last`` rounds may be asked for once more. ``renewed`` counts those that were damaged and
+    are done without, because they can be made again. Device and run come in messages: raises
+    ValueError for what could lead out of the store.
     """
 
     store: DeviceStore
     device: int
     run: str
+    turn: tuple[int, int] = (0, 0)
+    keep_last: int = 1
     renewed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -48,13 +53,13 @@ class Memory:
             raise ValueError(f"run {self.run!r:.80}: must be up to 64 letters, digits and hyphens")
 
     def kept(self, name: str, of_all_runs: bool = False) -> State | None:
-        """Return what :meth:`keep` kept, or None.
+        """Return what :meth:`keep` kept in an earlier turn, or None.
 
         What is damaged is removed. Raises BadAnswer where it was of this run alone: the device then
         does without from its next turn on. What holds for all runs can be made again: None.
         """
-        path = self._path(name, of_all_runs)
-        if not path.exists():
+        path = self._of_all_runs(name) if of_all_runs else self._last_version(name)
+        if path is None or not path.exists():
             return None
         content = path.read_bytes()
         digest, blob = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
@@ -64,16 +69,42 @@ class Memory:
         if of_all_runs:
             self.renewed += 1
             return None
+        shutil.rmtree(path.parent)
         raise BadAnswer("damaged", f"device {self.device} keeps a damaged {name}: starts it anew")
 
     def keep(self, name: str, state: State, of_all_runs: bool = False) -> None:
         """Keep tensors under a name, in place of the last ones."""
         blob = to_bytes(state)
-        self.store.write(self._path(name, of_all_runs), hashlib.sha256(blob).digest() + blob)
+        path = self._of_all_runs(name) if of_all_runs else self._version(name, self.turn)
+        self.store.write(path, hashlib.sha256(blob).digest() + blob)
+        if not of_all_runs:
+            self._forget(name)
 
-    def _path(self, name: str, of_all_runs: bool) -> Path:
-        own = self.store.own(self.device)
-        return (own if of_all_runs else own / self.run) / name
+    def _forget(self, name: str) -> None:
+        """Remove what no round will be asked with."""
+        versions = self._versions(name)
+        first = (self.turn[0] - self.keep_last + 1, 0)  # the first that may be asked once more
+        needed = max((turn for turn in versions if turn < first), default=first)
+        for turn in versions:
+            if turn < needed or turn > self.turn:
+                self._version(name, turn).unlink()
+
+    def _last_version(self, name: str) -> Path | None:
+        before = [turn for turn in self._versions(name) if turn < self.turn]
+        return self._version(name, max(before)) if before else None
+
+    def _versions(self, name: str) -> list[tuple[int, int]]:
+        numbers = (path.name.split("-") for path in self._of_run(name).glob("*-*[0-9]"))
+        return [(int(server_round), int(exchange)) for server_round, exchange in numbers]
+
+    def _version(self, name: str, turn: tuple[int, int]) -> Path:
+        return self._of_run(name) / f"{turn[0]}-{turn[1]}"
+
+    def _of_run(self, name: str) -> Path:
+        return self.store.own(self.device) / self.run / name
+
+    def _of_all_runs(self, name: str) -> Path:
+        return self.store.own(self.device) / name
 
 
 @dataclass

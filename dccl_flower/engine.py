@@ -68,6 +68,11 @@ class Traffic:
         if size:
             self.totals[kind] += size
 
+    def go_on(self, totals: Mapping[str, int]) -> None:
+        """Count on from the totals of complete rounds."""
+        self.totals = Counter(totals)
+        self._at_round_start = Counter(totals)
+
     def close_round(self) -> tuple[int, int]:
         """Return bytes down and up since the last call."""
         spent = self.totals - self._at_round_start

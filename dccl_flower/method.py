@@ -101,6 +101,26 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class Remembers(Protocol):
+    """A method that keeps more than the state of record; without this it is prepared anew.
+
+    What one object gives another of the same configuration takes over, and goes on like the first.
+    """
+
+    def prepared(self) -> dict[str, State]:
+        """Return what preparation made, as it is before the first round."""
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over what preparation made, in place of making it; ``prepare`` still follows."""
+
+    def memory(self) -> dict[str, State]:
+        """Return what is kept from round to round beside the state of record."""
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over what was kept; called once it is prepared."""
+
+
+@runtime_checkable
 class ScoresOnDevices(Protocol):
     """A method that can have devices score a state on their own samples."""
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.method import find_method
+from dccl_flower.simulations.app.run_folder import conf_to_run
 from dccl_flower.simulations.reports import command_line
 from dccl_flower.simulations.superlink import RunError, choose_port
 
@@ -49,8 +50,9 @@ def cli() -> None:
 
 
 @cli.command()
-@CONF
+@click.argument("conf", required=False)
 @OVERRIDES
+@click.option("--resume", type=FOLDER, help="Directory of a stopped run: go on with it.")
 @click.option("--seed", type=int, help="Seed of every random draw.")
 @click.option("--output", type=FOLDER, help="New directory for the results.")
 @click.option("--workers", type=int, help="Ray workers that train side by side.")
@@ -60,8 +62,9 @@ def cli() -> None:
 @click.option("--ray-address", help="HOST:PORT of a Ray cluster, on whose nodes devices train.")
 @click.option("--in-process", is_flag=True, help="Here, without Flower and Ray: for a debugger.")
 def run(
-    conf: str,
+    conf: str | None,
     overrides: Overrides,
+    resume: Path | None,
     output: Path | None,
     port: int | None,
     ray_address: str | None,
@@ -72,25 +75,26 @@ def run(
     """Run the experiment CONF: a name that comes with the package, or a path to a YAML file."""
     flags = {"seed": seed, **{f"runtime.{key}": value for key, value in runtime.items()}}
     given = [f"{key}={value}" for key, value in flags.items() if value is not None]
-    loaded = load_conf(conf, [*overrides, *given])
+    loaded = conf_to_run(conf, [*overrides, *given], resume, output)
     if ray_address is not None and loaded.devices.store is not None:
         stores = f"devices.store={loaded.devices.store}: not with --ray-address"
         raise ConfError(f"{stores}; there stores lie in the run directory, which every node sees")
     # Flower takes seconds to import: only once the configuration is known to be good.
+    from dccl_flower.simulations.app import run_folder
     from dccl_flower.simulations.app.in_process import run_anywhere
-    from dccl_flower.simulations.app.run_folder import check_folder, default_folder
     from dccl_flower.simulations.experiment import open_experiment
     from dccl_flower.simulations.run.display import Display, other_scores, results_table
 
-    folder = (output or default_folder(loaded)).expanduser().resolve()
-    check_folder(folder)
+    folder = (resume or output or run_folder.default_folder(loaded)).expanduser().resolve()
+    check = run_folder.check_folder if resume is None else run_folder.check_resumable
+    check(folder)
     if ray_address is not None:  # a device's next message may come to another node
         loaded.devices.store = str(folder / "devices")
-    chosen_port = choose_port(port)
-    with Display() as display:
-        display.note("preparing the data")
-        experiment = open_experiment(loaded)
-        results = run_anywhere(experiment, folder, display, chosen_port, in_process, ray_address)
+    in_process = in_process or bool(resume and not (folder / run_folder.LOG_FILE).exists())
+    how = choose_port(port), in_process, ray_address, resume is not None
+    with Display() as shown:
+        shown.note("preparing the data")
+        results = run_anywhere(open_experiment(loaded), folder, shown, *how)
     console = Console(highlight=False)
     console.print(results_table(results))
     for line in other_scores(results):
@@ -249,6 +253,15 @@ def summary(folders: tuple[Path, ...]) -> None:
     from dccl_flower.simulations.summary import summarise
 
     click.echo(summarise(folders))
+
+
+@cli.command()
+@click.argument("folder", default="runs", type=FOLDER)
+def runs(folder: Path) -> None:
+    """List the runs below FOLDER: which are running, done, failed, or can be resumed."""
+    from dccl_flower.simulations.runs import runs_below, runs_table
+
+    Console(highlight=False).print(runs_table(runs_below(folder), folder))
 
 
 def main() -> None:

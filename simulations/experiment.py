@@ -83,9 +83,12 @@ def cached_experiment(name_or_path: str, overrides: str) -> Experiment:
     return open_experiment(load_conf(name_or_path, shlex.split(overrides)))
 
 
-def device_store(conf: Conf, run_id: int) -> Path:
-    """Return the folder where this run's devices keep what they received."""
-    if conf.devices.store is not None:
-        return Path(conf.devices.store).expanduser().resolve()
+def device_store(conf: Conf, run_id: int, given: str = "") -> Path:
+    """Return the folder where this run's devices keep what they received.
+
+    ``given`` is that of a command which runs server and devices on one machine.
+    """
+    if conf.devices.store is not None or given:
+        return Path(conf.devices.store or given).expanduser().resolve()
     home = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
     return home / "dccl-devices" / str(run_id)

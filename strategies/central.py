@@ -7,10 +7,12 @@ of both sides or of the cloud alone; ``cloud_submodel`` and ``mimic`` are ready 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+
+import torch
 
 from dccl_flower.config import MethodConf, section
 from dccl_flower.data.batches import endless
@@ -28,6 +30,8 @@ from dccl_flower.strategies.dc_ccl import kind as dc_ccl
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.method import DcCclServer
 from dccl_flower.strategies.plain import ServedAlone, base_model
+
+MODEL, MOMENTUM, TAKEN = "model", "momentum", "taken"
 
 
 @dataclass
@@ -59,13 +63,14 @@ class PooledCo(DcCclServer):
         loader = experiment.pooled_loader(conf.rounds.cloud_batch_size + of_devices)
         self._loss = LOSSES[conf.loss](lambda: class_counts(loader, self.cloud.num_classes))
         self._batches = endless(loader, torch_generator(conf.seed, "central"))
+        self._taken = 0
         self._momentum: State = {}
         self._experiment = experiment
 
     def round(self, number: int, state: State, devices: Sequence[int]) -> Round:
         """Take a round's steps; nobody is asked."""
         yield from ()
-        co = self.cloud.co_submodel
+        co, recipe = self.cloud.co_submodel, round_recipe(self.rounds, number)
         load_exchanged(co, state)
         with isolated_rng(self._experiment.conf.seed, "central", "round", number, "torch"):
             train_controlled(
@@ -73,11 +78,22 @@ class PooledCo(DcCclServer):
                 self.cloud.control,
                 self._batches,
                 self._loss,
-                round_recipe(self.rounds, number),
+                recipe,
                 self._experiment.torch_device,
                 momentum=self._momentum,
             )
+        self._taken += recipe.steps
         return self.cloud.co_state()
+
+    def memory(self) -> dict[str, State]:
+        """Return the momentum, and how many batches have been taken."""
+        return {MOMENTUM: self._momentum, TAKEN: {TAKEN: torch.tensor(self._taken)}}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over the momentum, and pass over the batches that have been taken."""
+        self._momentum, self._taken = dict(memory[MOMENTUM]), int(memory[TAKEN][TAKEN])
+        for _ in range(self._taken):
+            next(self._batches)
 
 
 def _change_nothing(method: Method, number: int, state: State, devices: Sequence[int]) -> Round:
@@ -121,6 +137,22 @@ class Base(ServedAlone):
             generator = torch_generator(conf.seed, "base")
             pretrain(self.model, loader, conf.pretrain, generator, held_out, experiment.compute)
         self.is_trained = True
+
+    def prepared(self) -> dict[str, State]:
+        """Return the model."""
+        return {MODEL: self.model.state_dict()}
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over the model."""
+        self.model.load_state_dict(prepared[MODEL])
+        self.is_trained = True
+
+    def memory(self) -> dict[str, State]:
+        """Return nothing."""
+        return {}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Do nothing."""
 
     def workload(self) -> Workload:
         """Return what a turn of DC-CCL takes: the virtual clock is that of the other bounds."""

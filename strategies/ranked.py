@@ -23,7 +23,7 @@ from dccl_flower.models.recommender import Recommender
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.kept import kept_models
 
-SCORES, MODEL = "scores", "model"
+SCORES, MODEL, DEVICES = "scores", "model", "devices"
 MEANS = ("hit", "ndcg", "mrr")
 SCORE_BYTES = 8 * len(fields(UserScores))
 
@@ -86,6 +86,26 @@ class Ranked:
     def take(self, answers: Iterable[Answer]) -> None:
         """Keep what devices scored in this round, in place of the last one's."""
         self._found = {each.device: _scores_from(each.beside[SCORES]) for each in answers}
+
+    def prepared(self) -> dict[str, State]:
+        """Return the cloud's first model."""
+        return {MODEL: self.model.state_dict()}
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over the cloud's first model."""
+        self.model.load_state_dict(prepared[MODEL])
+        self._is_prepared = True
+
+    def memory(self) -> dict[str, State]:
+        """Return what devices scored in the last round: devices (N,) and numbers (N, 5)."""
+        numbers = [list(asdict(user).values()) for user in self._found.values()]
+        scores = torch.tensor(numbers, dtype=torch.float64).reshape(len(numbers), 5)
+        return {SCORES: {DEVICES: torch.tensor(list(self._found)), SCORES: scores}}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over what devices scored."""
+        devices, scores = memory[SCORES][DEVICES].tolist(), memory[SCORES][SCORES]
+        self._found = {d: _scores_from(each) for d, each in zip(devices, scores, strict=True)}
 
     def scores(self, state: State) -> Iterator[tuple[str, float]]:
         """Yield GAUC, HitRate, NDCG and MRR over the last round's devices; before it, nothing."""

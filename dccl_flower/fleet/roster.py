@@ -27,7 +27,8 @@ class Roster:
     """Devices ``0 .. num_devices - 1``, of which each round takes ``per_round``, by default all.
 
     With a fleet the devices are of tiers: those that are there and have the memory are asked, and
-    the first to answer count. Raises ValueError for a cohort that the devices cannot fill.
+    the first to answer count; ``answered`` are all that ever did. Raises ValueError for a cohort
+    that the devices cannot fill.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Roster:
         self._rules = rules or Rules()
         self._costs: Mapping[float, TurnCost] = {}
         self._fitting: set[str] = set()
-        self._answered: set[int] = set()
+        self.answered: set[int] = set()
         if not 1 <= self.per_round <= num_devices:
             raise ValueError(f"devices_per_round={per_round}: must lie in 1..{num_devices}")
 
@@ -99,10 +100,10 @@ class Roster:
         for device in self._drawn(there, "cohort", server_round, size):
             tier = fleet.tier_of(device)
             cost = self._costs[tier.co_share]
-            work = cost.later if device in self._answered else cost.first
+            work = cost.later if device in self.answered else cost.first
             turns.append(turn(device, tier, work, fleet.drops_out(device, server_round)))
         cohort = close_round(turns, self.per_round, self._rules.deadline)
-        self._answered.update(cohort.devices)
+        self.answered.update(cohort.devices)
         return cohort
 
     def _drawn(

@@ -17,7 +17,7 @@ from dccl_flower.faults import BadAnswer, Fault, in_words, named
 from dccl_flower.fleet.judge import Judge, RoundStopped
 from dccl_flower.flower.errand import Errand, reported
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.letters import ROUND, Letter, Reply, speakers
+from dccl_flower.flower.letters import EXCHANGE, ROUND, Letter, Reply, speakers
 from dccl_flower.flower.nodes import Met, by_node, meet_nodes
 from dccl_flower.method import Ask
 from dccl_flower.turns import Plain
@@ -33,6 +33,7 @@ class Courier:
 
     A message of type ``train`` speaks to up to ``devices_per_node`` devices of a node, any other
     to one. ``common`` is what all of them say. Nodes are waited for before the first is sent.
+    ``held`` is, by device, what it held when it last answered.
     """
 
     grid: Grid
@@ -44,8 +45,7 @@ class Courier:
     num_nodes: int | None = None
     common: Mapping[str, Plain] = field(default_factory=dict)
     asks_again: bool = True  # those that have lost what they kept
-    # By device, what it held when it last answered.
-    _held: dict[int, set[str]] = field(default_factory=dict, init=False)
+    held: dict[int, set[str]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> list[int]:
@@ -62,13 +62,14 @@ class Courier:
         return meet_nodes(self.grid, self.num_devices, self.ledger, self.num_nodes)
 
     def letters(
-        self, asks: Mapping[int, Ask], server_round: int, known: Known | None = None
+        self, asks: Mapping[int, Ask], turn: tuple[int, int], known: Known | None = None
     ) -> dict[int, Letter]:
         """Return each device's letter; asks that are one object share one.
 
-        ``known`` is a state whose arrays need not be made again.
+        ``turn`` is the round and the exchange in it. ``known`` is a state whose arrays need not be
+        made again.
         """
-        common: dict[str, Plain] = {ROUND: server_round, **self.common}
+        common: dict[str, Plain] = {ROUND: turn[0], EXCHANGE: turn[1], **self.common}
 
         def letter(ask: Ask) -> Letter:
             is_known = known is not None and known[0] is ask.state and self.codec.is_exact
@@ -86,7 +87,7 @@ class Courier:
         errand = Errand(letters, kind, given or {})
         lacking = self._lacking(letters)
         for device in letters:
-            self._held.pop(device, None)  # until it answers
+            self.held.pop(device, None)  # until it answers
         errand.messages = self._messages(errand, lacking)
         return errand
 
@@ -113,7 +114,7 @@ class Courier:
         except RoundStopped as error:
             raise AggregationError(str(error)) from error
         for device in answered:
-            self._held[device] = set(letters[device].digests.values())
+            self.held[device] = set(letters[device].digests.values())
         return [reply for device, reply in sorted(answered.items()) if device == reply.devices[0]]
 
     def ask(self, letters: Mapping[int, Letter], kind: str) -> list[Reply]:
@@ -124,7 +125,7 @@ class Courier:
     def count_unanswered(self, letters: Mapping[int, Letter]) -> None:
         """Count what devices are sent whose answers do not come in time."""
         for device, letter in letters.items():
-            parcels = [] if device in self._held else list(letter.ask.keep)
+            parcels = [] if device in self.held else list(letter.ask.keep)
             blobs = ConfigRecord(letter.blobs(parcels))
             content = RecordDict({"arrays": letter.arrays, "config": blobs})
             self.ledger.sent(content, letter.ask.sends)
@@ -222,7 +223,7 @@ class Courier:
         unknown: dict[tuple[str, ...], list[int]] = {}
         for device, letter in letters.items():
             wanted = tuple(letter.digests.values())
-            if not self._held.get(device, set()).issuperset(wanted):
+            if not self.held.get(device, set()).issuperset(wanted):
                 # Whose node does not answer is sent everything: the round's policy judges it.
                 lacking[device] = list(letter.ask.keep)
                 unknown.setdefault(wanted, []).append(device)

@@ -17,7 +17,16 @@ from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
 from dccl_flower.device_store import DeviceStore, Parcel
 from dccl_flower.engine import peak_rss_mb
 from dccl_flower.faults import check_values
-from dccl_flower.flower.letters import BESIDE, HASH, PEAK, RENEWED, ROUND, SAMPLES
+from dccl_flower.flower.letters import (
+    BESIDE,
+    EXCHANGE,
+    HASH,
+    KEEP_LAST,
+    PEAK,
+    RENEWED,
+    ROUND,
+    SAMPLES,
+)
 from dccl_flower.method import Answer, Ask, DeviceHalf
 from dccl_flower.turns import from_config
 
@@ -105,9 +114,10 @@ class DeviceClient(NumPyClient):
         return FP64.encode(merged.state), int(merged.count), told
 
     def _device(self, number: Any, config: Metrics) -> Device:
-        memory = Memory(self._store, number, _told(config, "run", str))
-        told = _told(config, ROUND, int), _told(config, "seed", int)
-        return Device(memory.device, *told, self._load, memory)
+        run, keep_last = _told(config, "run", str), _told(config, KEEP_LAST, int)
+        turn = _told(config, ROUND, int), _told(config, EXCHANGE, int)
+        memory = Memory(self._store, number, run, turn, keep_last)
+        return Device(memory.device, turn[0], _told(config, "seed", int), self._load, memory)
 
     def _ask(
         self, parameters: Arrays, config: Metrics, device: Device, keep: Mapping[str, Parcel]

@@ -21,6 +21,7 @@ from dccl_flower.turns import Plain, to_config
 
 SAMPLES, ROUND, PEAK = "num-examples", "server-round", "peak-rss-mb"
 RENEWED = "renewed"  # how many files a device made anew, having found them damaged
+EXCHANGE, KEEP_LAST = "exchange", "keep-last"
 BESIDE = "beside."  # before the name of tensors that a message brings each time
 HASH = "-sha256"  # behind the name of tensors that a device is sent once
 NOT_AVERAGED = ("device", "devices", ROUND)

@@ -129,7 +129,8 @@ class Repeatable(Strategy):
         come = list(replies)
         self.wrapped.strategy.failed = [reply for reply in come if reply.has_error()]
         good = [reply for reply in come if reply.has_content()]
-        with _numpy_seeded(self._seed, "privacy", "round", server_round):
+        number = self.wrapped.strategy.done + server_round
+        with _numpy_seeded(self._seed, "privacy", "round", number):
             aggregated: tuple[ArrayRecord | None, MetricRecord | None] = (
                 self.wrapped.aggregate_train(server_round, good)
             )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -22,12 +23,14 @@ from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import turn_costs
 from dccl_flower.flower.courier import TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
-from dccl_flower.flower.letters import Reply
+from dccl_flower.flower.letters import KEEP_LAST, Reply
 from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.flower.privacy import NOT_COVERED, uncovered
 from dccl_flower.flower.wire import to_arrays, to_state
 from dccl_flower.method import Ask, Method, ScoresOnDevices
+from dccl_flower.standing import Standing
 
+AFTER_ALL = 2**31 - 1  # in place of an exchange's number
 AGAIN = "train.again"  # the type of messages of a round's later exchanges
 
 
@@ -36,7 +39,8 @@ class Rounds(FedAvg):
 
     ``arrays`` is the method's state of record, by ``codec`` where that is exact. ``num_nodes`` says
     how many nodes to wait for (a simulation knows). ``devices_per_node`` lets a message speak to
-    several devices of a node, whose answers the worker merges. Raises AggregationError where
+    several devices of a node, whose answers the worker merges. Devices keep what they
+    need to be asked for the last ``keep_last`` rounds once more. Raises AggregationError where
     ``policy`` stops a round, and ValueError for what differential privacy does not cover: a second
     exchange in a round, tensors beside a device's own copy, and copies that are not exact, whole
     and of one device each. ``is_private`` says whether it is at work: it is unless :meth:`start`
@@ -53,6 +57,7 @@ class Rounds(FedAvg):
         num_nodes: int | None = None,
         devices_per_node: int = 1,
         fraction_evaluate: float = 0.0,
+        keep_last: int = 1,
     ) -> None:
         if fraction_evaluate and not isinstance(method, ScoresOnDevices):
             raise ValueError(f"fraction_evaluate={fraction_evaluate}: the method does not know how")
@@ -66,12 +71,36 @@ class Rounds(FedAvg):
         self._judge = Judge(policy or FaultPolicy())
         self._num_nodes = num_nodes
         self._devices_per_node = devices_per_node
+        self._keep_last = keep_last
         self._of_record: tuple[State, ArrayRecord] | None = None
         self._courier: Courier | None = None
         self._round: OpenRound | None = None
         self._errand: Errand | None = None
         self.is_private: bool | None = None
         self.failed: list[Message] = []  # replies that a wrapper has kept to itself
+        self._begun: Standing | None = None
+        self._run = uuid4().hex[:16]
+
+    @property
+    def done(self) -> int:
+        """How many rounds were over before the first that Flower counts."""
+        return 0 if self._begun is None else self._begun.number
+
+    def go_on(self, standing: Standing) -> None:
+        """Begin after the rounds of another object, from the ``memory`` that it had then."""
+        self._begun, self._run = standing, standing.engine["run"]
+        self.roster.answered = set(standing.engine["answered"])
+        self.ledger.go_on(standing.engine["traffic"])
+
+    def memory(self) -> dict[str, Any]:
+        """Return plain values from which another object goes on at a round's border."""
+        held = {} if self._courier is None else self._courier.held
+        return {
+            "run": self._run,
+            "traffic": dict(self.ledger.totals),
+            "answered": sorted(self.roster.answered),
+            "held": [[device, *sorted(digests)] for device, digests in sorted(held.items())],
+        }
 
     def summary(self) -> None:
         """Log what the rounds will do."""
@@ -81,18 +110,19 @@ class Rounds(FedAvg):
     def start(  # type: ignore[override]
         self, grid: Grid, initial_arrays: ArrayRecord, num_rounds: int = 3, **options: Any
     ) -> Result:
-        """Run the rounds as Flower does, once the method knows how many there will be.
+        """Run the rounds that are left as Flower does, once the method knows how many there are.
 
         A wrapper for differential privacy runs rounds of its own: then the schedule follows the
         method's own count.
         """
-        self.method.plan(num_rounds)
+        self.method.plan(self.done + num_rounds)
         self.is_private = bool(self.is_private)
         return super().start(grid, initial_arrays, num_rounds, **options)
 
     def initial_arrays(self) -> ArrayRecord:
-        """Return the method's first state, for ``start(initial_arrays=...)``."""
-        return self._arrays(self.method.initial_state())
+        """Return the state to begin with, for ``start(initial_arrays=...)``."""
+        begun = self._begun
+        return self._arrays(self.method.initial_state() if begun is None else begun.state)
 
     def state(self, arrays: ArrayRecord) -> State:
         """Return the tensors, by name, that ``arrays`` of this strategy stand for."""
@@ -104,6 +134,7 @@ class Rounds(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the cohort and send it the method's first question of the round, if it has one."""
+        server_round += self.done
         state = self.state(arrays)
         self.is_private = self.is_private is not False
         if self.is_private:  # before what takes long
@@ -123,7 +154,7 @@ class Rounds(FedAvg):
             _refuse_more_than_updates(asks)
             # What a wrapper clips on the server must not come by another way.
             courier.asks_again = courier.mods_are_there or "clipping_norm" in config
-        letters = courier.letters(asks, server_round, (state, arrays))
+        letters = courier.letters(asks, (server_round, 0), (state, arrays))
         in_time = {d: letters.pop(d) for d in self.cohort.devices if d in asks}
         courier.count_unanswered(letters)
         self._errand = courier.send(in_time, TRAIN, dict(config))
@@ -135,17 +166,18 @@ class Rounds(FedAvg):
         """Hand the answers to the method, ask whatever else it asks, and return its next state."""
         assert self._courier is not None
         assert self._round is not None
+        server_round += self.done
         if self._errand is None:  # nobody was asked
             self.replies = []
             return self._arrays(self._round.state), None
         self.replies = answered = self._courier.read(self._errand, [*replies, *self.failed])
-        while True:
+        for exchange in count(1):
             self._round.answer({reply.devices[0]: reply.answer for reply in answered})
             if self._round.asks is None:
                 break
             if self.is_private:
                 raise ValueError(f"a second exchange: {NOT_COVERED}")
-            letters = self._courier.letters(self._round.asks, server_round)
+            letters = self._courier.letters(self._round.asks, (server_round, exchange))
             answered = self._courier.ask(letters, AGAIN)
         contents = [content for reply in self.replies for content in reply.contents]
         metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key)
@@ -157,10 +189,11 @@ class Rounds(FedAvg):
         """Have a cohort score the state on its own samples, where asked for at all."""
         if not isinstance(self.method, ScoresOnDevices) or self.fraction_evaluate == 0:
             return []
+        server_round += self.done
         cohort = self.roster.draw_evaluators(self.fraction_evaluate, server_round)
         state, courier = self.state(arrays), self._prepare(grid)
         asks = self.method.evaluation(server_round, state, cohort)
-        letters = courier.letters(asks, server_round, (state, arrays))
+        letters = courier.letters(asks, (server_round, AFTER_ALL), (state, arrays))
         return courier.send(letters, "evaluate", dict(config)).messages
 
     def aggregate_evaluate(
@@ -215,9 +248,17 @@ class Rounds(FedAvg):
                 self._judge,
                 self._devices_per_node,
                 self._num_nodes,
-                {"seed": self.roster.seed, "run": uuid4().hex[:16]},
+                {"seed": self.roster.seed, "run": self._run, KEEP_LAST: self._keep_last},
             )
+            if self._begun is not None:
+                self._meet_again(self._courier, self._begun.engine)
         return self._courier
+
+    def _meet_again(self, courier: Courier, engine: Mapping[str, Any]) -> None:
+        """Find the nodes, whose first meeting is counted already."""
+        courier.held = {device: set(digests) for device, *digests in engine["held"]}
+        if courier.nodes:
+            self.ledger.go_on(engine["traffic"])
 
     def _refuse_inexact(self, state: State) -> None:
         policy = self._judge.policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,6 +37,22 @@ class ServerUpdate:
         (by_cloud, by_devices), weight = self._seen, self._rounds.cloud_weight
         return OtherSide(by_devices, weight), OtherSide(by_cloud, 1 - weight)
 
+    def memory(self) -> dict[str, State]:
+        """Return what is remembered, by what it is."""
+        of_cloud, of_devices = self._seen
+        return {
+            "velocity": self._momentum.velocity,
+            "apart": self._variates.apart,
+            "statistics_cloud": of_cloud,
+            "statistics_devices": of_devices,
+        }
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over what another one remembered."""
+        self._momentum.velocity = dict(memory["velocity"])
+        self._variates.apart = memory["apart"]
+        self._seen = memory["statistics_cloud"], memory["statistics_devices"]
+
     def next_state(
         self, before: State, cloud: Copy | None, devices: Sequence[Copy], recipe: LocalRecipe
     ) -> State:
@@ -67,7 +83,7 @@ class ServerMomentum:
 
     def __init__(self, momentum: float) -> None:
         self._momentum = momentum
-        self._velocity: State = {}
+        self.velocity: State = {}
 
     def step(self, before: State, fused: State) -> State:
         """Return the next state from the round's first one and its fused one."""
@@ -76,9 +92,9 @@ class ServerMomentum:
         after = dict(fused)
         for name in (name for name in fused if not is_statistic(name)):
             change = fused[name] - before[name]
-            if name in self._velocity:
-                change = change + self._momentum * self._velocity[name]
-            self._velocity[name] = change
+            if name in self.velocity:
+                change = change + self._momentum * self.velocity[name]
+            self.velocity[name] = change
             after[name] = before[name] + change
         return after
 
@@ -92,12 +108,12 @@ class ControlVariates:
 
     def __init__(self, cloud_weight: float) -> None:
         self._cloud_weight = cloud_weight
-        self._apart: State = {}
+        self.apart: State = {}
 
     def corrections(self) -> tuple[State, State]:
         """Return what cloud and devices add to each of their gradients; nothing at first."""
         shares = (1 - self._cloud_weight, -self._cloud_weight)
-        cloud, devices = ({n: share * t for n, t in self._apart.items()} for share in shares)
+        cloud, devices = ({n: share * t for n, t in self.apart.items()} for share in shares)
         return cloud, devices
 
     def update(
@@ -116,7 +132,7 @@ class ControlVariates:
         reach = recipe.lr * steps
         of_cloud = _mean_gradient(start, cloud, for_cloud, reach)
         of_devices = _mean_gradient(start, average(None, devices, 0), for_devices, reach)
-        self._apart = {name: of_devices[name] - of_cloud[name] for name in of_cloud}
+        self.apart = {name: of_devices[name] - of_cloud[name] for name in of_cloud}
 
 
 def steps_with_momentum(steps: int, momentum: float) -> float:

@@ -11,6 +11,7 @@ from dccl_flower.flower.device_app import DeviceClient
 from dccl_flower.flower.numpy_client_app import numpy_client_app
 from dccl_flower.flower.privacy import Mod, private_mods
 from dccl_flower.method import DeviceHalf, find_method
+from dccl_flower.simulations.app.run_folder import run_arguments
 from dccl_flower.simulations.experiment import cached_experiment, device_store
 
 
@@ -19,11 +20,12 @@ def client_fn(context: Context) -> DeviceClient:
 
     Not so with ``runtime.resident=false``, where each message meets them anew, as in a deployment.
     """
-    run = (str(context.run_config["conf"]), str(context.run_config["overrides"]))
+    run = run_arguments(context.run_config)
     experiment = cached_experiment(*run)
     torch.set_num_threads(experiment.conf.runtime.threads)
     half = _half(*run)
-    store = device_store(experiment.conf, context.run_id)
+    given = str(context.run_config.get("store", ""))
+    store = device_store(experiment.conf, context.run_id, given)
     if not experiment.conf.runtime.resident:
         cached_experiment.cache_clear()
         _half.cache_clear()

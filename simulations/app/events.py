@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ class EventWriter(logging.Handler):
         super().__init__(logging.WARNING)
         self._path = folder / EVENTS_FILE
         self._listeners = listeners
+        if self._path.exists():  # a process that was killed may have left half a line
+            os.truncate(self._path, _whole_lines(self._path))
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event with the time in seconds since the epoch."""
@@ -44,6 +47,10 @@ class EventReader:
         self._path = folder / EVENTS_FILE
         self._offset = 0
 
+    def skip(self) -> None:
+        """Pass over what is there already."""
+        self._offset = _whole_lines(self._path) if self._path.exists() else 0
+
     def new_events(self) -> Iterator[dict[str, Any]]:
         """Yield each complete line once."""
         if not self._path.exists():
@@ -54,3 +61,8 @@ class EventReader:
                 if line.endswith(b"\n"):
                     self._offset += len(line)
                     yield json.loads(line)
+
+
+def _whole_lines(path: Path) -> int:
+    """Return how many bytes of a file are complete lines."""
+    return path.read_bytes().rfind(b"\n") + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,44 +22,64 @@ from dccl_flower.files import write_json
 from dccl_flower.flower.privacy import epsilon_of, noise_of_rounds
 from dccl_flower.method import ScoresByDevice
 from dccl_flower.simulations.app.events import EventWriter, Tell
+from dccl_flower.simulations.app.keeper import Keeper, last_standing
 from dccl_flower.simulations.app.plots import plot_curves
 from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import CONF_FILE
+from dccl_flower.simulations.app.run_folder import (
+    CONF_FILE,
+    DEVICES_FOLDER,
+    RESULTS_FILE,
+    RUN_LOCK,
+    locked,
+)
 from dccl_flower.simulations.experiment import check_devices
 from dccl_flower.simulations.reports import versions
+from dccl_flower.standing import FOLDER as CHECKPOINTS_FOLDER
+from dccl_flower.standing import Checkpoints
 
-# Runs all rounds of a recorder's method, calls it after each, and returns the bytes by kind.
-Engine = Callable[[Recorder], dict[str, int]]
-
-
-def run_experiment(experiment: Experiment, folder: Path, engine: Engine, *listeners: Tell) -> None:
-    """Run an experiment and leave everything in ``folder``; its events tell how it ends."""
-    conf, events = experiment.conf, EventWriter(folder, *listeners)
-    events.write("started", name=conf.name, seed=conf.seed)
-    logging.getLogger("dccl_flower").addHandler(events)
-    try:
-        _run(experiment, folder, events, engine)
-    except BaseException as error:
-        events.write("failed", cause=one_line(error))
-        raise
-    finally:
-        logging.getLogger("dccl_flower").removeHandler(events)
-    events.write("finished")
+# Runs the rounds that are left of a keeper's method, calls it after each, returns bytes by kind.
+Engine = Callable[[Keeper], dict[str, int]]
 
 
-def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engine) -> None:
+def run_experiment(
+    experiment: Experiment, folder: Path, engine: Engine, *listeners: Tell, resume: bool = False
+) -> None:
+    """Run an experiment and leave everything in ``folder``; its events tell how it ends.
+
+    With ``resume`` it goes on from the last checkpoint there, and where there is none begins anew.
+    Raises ConfError where another process runs in that folder.
+    """
+    with locked(folder / RUN_LOCK):
+        conf, events = experiment.conf, EventWriter(folder, *listeners)
+        events.write("started", name=conf.name, seed=conf.seed)
+        logging.getLogger("dccl_flower").addHandler(events)
+        try:
+            _run(experiment, folder, events, engine, resume)
+        except BaseException as error:
+            events.write("failed", cause=one_line(error))
+            raise
+        finally:
+            logging.getLogger("dccl_flower").removeHandler(events)
+        for name in (CHECKPOINTS_FOLDER, DEVICES_FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        events.write("finished")
+
+
+def _run(
+    experiment: Experiment, folder: Path, events: EventWriter, engine: Engine, resume: bool
+) -> None:
     conf = experiment.conf
     torch.set_num_threads(conf.runtime.server_threads)
     (folder / CONF_FILE).write_text(dump_conf(conf))
-    started = time.monotonic()
     check_devices(experiment)  # before what takes long
-    recorder = Recorder(experiment, folder, events)
+    checkpoints = Checkpoints(folder, conf.runtime.keep_last)
+    standing = last_standing(checkpoints) if resume else None
+    recorder = Recorder(experiment, folder, events, standing.number if standing else 0)
+    keeper = Keeper(checkpoints, standing, recorder)
     with recorder.board:
-        recorder.method.prepare()
-        rounds_started = time.monotonic()
-        wire = engine(recorder)
-    ended = time.monotonic()
-    seconds = {**recorder.seconds, "rounds": ended - rounds_started, "total": ended - started}
+        keeper.prepare()
+        wire = engine(keeper)
+    seconds = {**recorder.seconds, **keeper.seconds()}
     clocked = [row["virtual_seconds"] for row in recorder.rounds]
     if None not in clocked:
         seconds["virtual"] = sum(clocked)
@@ -81,7 +101,7 @@ def _run(experiment: Experiment, folder: Path, events: EventWriter, engine: Engi
         results["devices"] = device_table(recorder.method)
     save_models(folder / "models", recorder.method.state_dict(recorder.final_state))
     plot_curves(results, folder / "curves.png")
-    write_json(folder / "results.json", results)
+    write_json(folder / RESULTS_FILE, results)
 
 
 def privacy_spent(experiment: Experiment, answered: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -19,8 +19,14 @@ from dccl_flower.in_process import InProcess
 from dccl_flower.method import Answer, Ask, DeviceHalf, Method, find_method
 from dccl_flower.seeds import alone
 from dccl_flower.simulations.app.experiment_run import one_line, run_experiment
-from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import claim_folder, make_folder
+from dccl_flower.simulations.app.keeper import Keeper
+from dccl_flower.simulations.app.run_folder import (
+    DEVICES_FOLDER,
+    RESULTS_FILE,
+    check_resumable,
+    claim_folder,
+    make_folder,
+)
 from dccl_flower.simulations.experiment import check_devices, policy_of, roster_of
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import run_simulation, signals_as_interrupts
@@ -34,6 +40,7 @@ def run_anywhere(
     port: int,
     here: bool = False,
     ray_address: str | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run through Flower, or in this process if devices have no part or ``here`` says so.
 
@@ -41,27 +48,37 @@ def run_anywhere(
     Raises RunError where the run fails.
     """
     if check_devices(experiment) and not here:
-        run_simulation(experiment.conf, folder, port, display, ray_address=ray_address)
+        where = {"ray_address": ray_address, "resume": resume}
+        run_simulation(experiment.conf, folder, port, display, **where)
     else:
-        run_here(experiment, folder, display)
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        run_here(experiment, folder, display, resume)
+    results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text())
     return results
 
 
-def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
-    """Run an experiment and leave everything in ``folder``. Raises RunError where it fails."""
+def run_here(experiment: Experiment, folder: Path, display: Display, resume: bool = False) -> None:
+    """Run an experiment, or go on with it, and leave everything in ``folder``.
+
+    Raises RunError where it fails.
+    """
     if experiment.conf.privacy.dp != "none":
         given = f"privacy.dp={experiment.conf.privacy.dp}"
         raise ConfError(f"{given}: it is Flower that does it, so not in this process")
-    make_folder(folder)
-    claim_folder(folder)
+    if resume:
+        check_resumable(folder)
+    else:
+        make_folder(folder)
+        claim_folder(folder)
 
-    def engine(recorder: Recorder) -> dict[str, int]:
-        return rounds_here(experiment, recorder.method, recorder)
+    def rounds(keeper: Keeper) -> dict[str, int]:
+        engine = engine_here(experiment, keeper.method, folder / DEVICES_FOLDER)
+        keeper.engine_memory = engine.memory
+        engine.run(experiment.conf.rounds.count, keeper, keeper.standing)
+        return dict(engine.traffic.totals)
 
     with signals_as_interrupts():
         try:
-            run_experiment(experiment, folder, engine, display.show)
+            run_experiment(experiment, folder, rounds, display.show, resume=resume)
         except ConfError:
             raise
         except Exception as error:
@@ -70,20 +87,26 @@ def run_here(experiment: Experiment, folder: Path, display: Display) -> None:
 
 def rounds_here(experiment: Experiment, method: Method, after_round: AfterRound) -> dict[str, int]:
     """Run all rounds of a method in this process; return the bytes that passed, by kind."""
+    with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
+        engine = engine_here(experiment, method, Path(store))
+        engine.run(experiment.conf.rounds.count, after_round)
+    return dict(engine.traffic.totals)
+
+
+def engine_here(experiment: Experiment, method: Method, store: Path) -> InProcess:
+    """Return an engine of this process; devices keep in ``store`` what they have no other for."""
     conf = experiment.conf
     half = find_method(conf.method.name).device(experiment)
-    with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
-        engine = InProcess(
-            method,
-            OnThreads(half, conf.runtime.threads),
-            roster_of(conf),
-            experiment.device_loader,
-            DeviceStore(conf.devices.store or store),
-            CODECS[conf.wire.codec],
-            policy_of(conf),
-        )
-        engine.run(conf.rounds.count, after_round)
-    return dict(engine.traffic.totals)
+    return InProcess(
+        method,
+        OnThreads(half, conf.runtime.threads),
+        roster_of(conf),
+        experiment.device_loader,
+        DeviceStore(conf.devices.store or store),
+        CODECS[conf.wire.codec],
+        policy_of(conf),
+        max(1, conf.runtime.keep_last),
+    )
 
 
 class OnThreads:

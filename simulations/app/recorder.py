@@ -17,22 +17,26 @@ from dccl_flower.experiment import Experiment
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.events import EventWriter
 
+ROUNDS_FILE = "rounds.csv"
 Row = dict[str, Any]
 
 
 class Recorder:
     """A method, and what comes of it: events, rounds.csv, TensorBoard.
 
-    Called after each round with its state.
+    Called after each round with its state. ``after`` is the last round that was told before.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, events: EventWriter) -> None:
+    def __init__(
+        self, experiment: Experiment, folder: Path, events: EventWriter, after: int = 0
+    ) -> None:
         self.rounds: list[Row] = []
         self.final: dict[str, float] = {}
         self.final_state: State = {}
         self.seconds: dict[str, float] = {}
         self.worker_peak_mb = 0.0
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        (folder / ROUNDS_FILE).unlink(missing_ok=True)  # of an attempt that completed no round
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
         self._folder = folder
         self._events = events
         self._num_rounds = experiment.conf.rounds.count
@@ -49,6 +53,22 @@ class Recorder:
         self._last = time.monotonic()
         return scores
 
+    def told(self) -> dict[str, Any]:
+        """Return what has been written down, as plain values."""
+        return {
+            "rounds": self.rounds,
+            "final": self.final,
+            "seconds": self.seconds,
+            "worker_peak_mb": self.worker_peak_mb,
+        }
+
+    def go_on(self, told: Mapping[str, Any], state: State) -> None:
+        """Take over what another one had told, and its last state; rounds.csv is written anew."""
+        self.rounds, self.final, self.final_state = told["rounds"], told["final"], state
+        self.seconds, self.worker_peak_mb = told["seconds"], told["worker_peak_mb"]
+        for row in self.rounds:
+            append_row(self._folder / ROUNDS_FILE, row)
+
     def _progress(self, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
@@ -57,7 +77,7 @@ class Recorder:
 
     def _record(self, row: Row) -> None:
         self.rounds.append(row)
-        append_row(self._folder / "rounds.csv", row)
+        append_row(self._folder / ROUNDS_FILE, row)
         values = {f"test/{name}": value for name, value in self.final.items()}
         values |= {f"wire/{name}": row[name] for name in ("bytes_down", "bytes_up")}
         if row["virtual_seconds"] is not None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from dccl_flower.codecs import CODECS
-from dccl_flower.config import Conf
+from dccl_flower.config import Conf, ConfError
 from dccl_flower.flower.nodes import check_node_count
 from dccl_flower.flower.privacy import privately
 from dccl_flower.flower.rounds import Rounds
 from dccl_flower.method import Method
 from dccl_flower.simulations.app.experiment_run import run_experiment
-from dccl_flower.simulations.app.recorder import Recorder
-from dccl_flower.simulations.app.run_folder import claim_folder, default_folder
+from dccl_flower.simulations.app.keeper import Keeper
+from dccl_flower.simulations.app.run_folder import (
+    check_resumable,
+    claim_folder,
+    default_folder,
+    run_arguments,
+)
 from dccl_flower.simulations.experiment import cached_experiment, device_store, policy_of, roster_of
 
 app = ServerApp()
@@ -26,35 +32,59 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment; a failure is written to the events file before it is raised."""
     run_config = context.run_config
-    experiment = cached_experiment(str(run_config["conf"]), str(run_config["overrides"]))
-    conf = experiment.conf
-    folder = Path(str(run_config["output"]) or default_folder(conf)).expanduser().resolve()
-    claim_folder(folder)
+    experiment = cached_experiment(*run_arguments(run_config))
+    conf, resume = experiment.conf, str(run_config.get("resume", ""))
+    given = resume or str(run_config["output"]) or default_folder(conf)
+    folder = Path(given).expanduser().resolve()
+    check = check_resumable if resume else claim_folder
+    check(folder)
     print(f"run directory: {folder}", flush=True)
-
-    def rounds_over_flower(recorder: Recorder) -> dict[str, int]:
-        strategy = make_strategy(conf, recorder.method)
-
-        def after_round(number: int, arrays: ArrayRecord) -> MetricRecord:
-            scores = recorder(number, strategy.state(arrays), strategy.facts())
-            return MetricRecord({name.replace("_", "-"): s for name, s in scores.items()})
-
-        strategy.method.plan(conf.rounds.count)
-        privately(strategy, conf.privacy, experiment.cohort_size, conf.seed).start(
-            grid,
-            strategy.initial_arrays(),
-            num_rounds=conf.rounds.count,
-            timeout=conf.rounds.timeout,
-            evaluate_fn=after_round,
-        )
-        return dict(strategy.ledger.totals)
-
+    if resume and conf.privacy.dp.endswith("adaptive"):
+        kept = "whose clipping norm no checkpoint holds"
+        raise ConfError(f"resume={resume}: not with privacy.dp={conf.privacy.dp}, {kept}")
+    check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
+    store = device_store(conf, context.run_id, str(run_config.get("store", "")))
+    done = False
     try:
-        check_node_count(len(list(grid.get_node_ids())), conf.devices.count)
-        run_experiment(experiment, folder, rounds_over_flower)
+        carry = partial(rounds_over_flower, grid, conf, store, experiment.cohort_size)
+        run_experiment(experiment, folder, carry, resume=bool(resume))
+        done = True
     finally:
-        if conf.devices.store is None:
-            shutil.rmtree(device_store(conf, context.run_id), ignore_errors=True)
+        if conf.devices.store is None and (done or not conf.runtime.keep_last):
+            shutil.rmtree(store, ignore_errors=True)
+
+
+def rounds_over_flower(
+    grid: Grid, conf: Conf, store: Path, cohort: int, keeper: Keeper
+) -> dict[str, int]:
+    """Carry the rounds that are left; return the bytes that went over the wire, by kind."""
+    strategy = make_strategy(conf, keeper.method)
+    if keeper.standing is not None:
+        _move_store(str(keeper.standing.engine.get("store", "")), store)
+        strategy.go_on(keeper.standing)
+    keeper.engine_memory = lambda: {**strategy.memory(), "store": str(store)}
+
+    def after_round(number: int, arrays: ArrayRecord) -> MetricRecord:
+        facts = strategy.facts()
+        scores = keeper(strategy.done + number, strategy.state(arrays), facts)
+        return MetricRecord({name.replace("_", "-"): s for name, s in scores.items()})
+
+    strategy.method.plan(conf.rounds.count)
+    privately(strategy, conf.privacy, cohort, conf.seed).start(
+        grid,
+        strategy.initial_arrays(),
+        num_rounds=conf.rounds.count - strategy.done,
+        timeout=conf.rounds.timeout,
+        evaluate_fn=after_round,
+    )
+    return dict(strategy.ledger.totals)
+
+
+def _move_store(old: str, store: Path) -> None:
+    """Bring what this machine's devices keep to where those of the resumed run look for it."""
+    if old and Path(old).is_dir() and not store.exists():
+        store.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(old, store)
 
 
 def make_strategy(conf: Conf, method: Method) -> Rounds:
@@ -65,6 +95,7 @@ def make_strategy(conf: Conf, method: Method) -> Rounds:
         codec=CODECS[conf.wire.codec],
         policy=policy_of(conf),
         devices_per_node=conf.runtime.devices_per_node,
+        keep_last=max(1, conf.runtime.keep_last),
     )
     strategy.is_private = conf.privacy.dp != "none"
     return strategy

@@ -16,7 +16,15 @@ from typing import Any
 from dccl_flower.config import Conf
 from dccl_flower.config_loading import dump_conf
 from dccl_flower.simulations.app.events import EventReader
-from dccl_flower.simulations.app.run_folder import CONF_FILE, LOG_FILE, make_folder
+from dccl_flower.simulations.app.run_folder import (
+    COMMAND_LOCK,
+    CONF_FILE,
+    DEVICES_FOLDER,
+    LOG_FILE,
+    check_resumable,
+    locked,
+    make_folder,
+)
 from dccl_flower.simulations.run.cluster import check_cluster
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.log_cause import cause_in
@@ -46,6 +54,8 @@ clientapp = "{client}"
 conf = {conf}
 overrides = ""
 output = {output}
+resume = {resume}
+store = {store}
 """
 
 
@@ -62,6 +72,7 @@ class App:
 
 
 OURS = App()
+OnEvent = Callable[[dict[str, Any], int], None]
 
 
 def run_simulation(
@@ -70,40 +81,66 @@ def run_simulation(
     port: int,
     display: Display,
     app: App = OURS,
-    on_event: Callable[[dict[str, Any], int], None] = lambda event, pid: None,
+    on_event: OnEvent = lambda event, pid: None,
     ray_address: str | None = None,
+    resume: bool = False,
 ) -> None:
-    """Run one experiment and leave its results in ``folder``.
+    """Run one experiment, or go on with it, and leave its results in ``folder``.
 
     With ``ray_address`` the devices train on all nodes of that Ray cluster.
     ``on_event`` is told of every event and of the process below which all of Flower runs.
     Raises ConfError before anything is started, RunError with the log's path where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
     """
-    make_folder(folder)
-    (folder / CONF_FILE).write_text(dump_conf(conf))
+    if resume:
+        check_resumable(folder)
+    else:
+        make_folder(folder)
+        (folder / CONF_FILE).write_text(dump_conf(conf))
+
+    def tell(event: dict[str, Any], pid: int) -> None:
+        display.show(event)
+        on_event(event, pid)
+
     log_path = folder / LOG_FILE
     display.note("starting Flower")
-    temporary = tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True)
-    with signals_as_interrupts(), temporary as home:
+    with signals_as_interrupts(), locked(folder / COMMAND_LOCK):
         try:
-            given = federation(conf, ray_address is not None)
             if ray_address is not None:
                 display.note(f"Ray's cluster has {check_cluster(ray_address, folder)} nodes")
-            with SuperLink(Path(home), log_path, port, app.tuned, None, ray_address) as superlink:
-                run_id = superlink.submit(_write_app(Path(home), folder, app), given)
-                try:
-                    for event in _events(superlink, run_id, EventReader(folder)):
-                        display.show(event)
-                        on_event(event, superlink.pid)
-                except RunError:
-                    superlink.append_app_log(run_id)
-                    raise
+            _attempt(conf, folder, port, app, ray_address, resume, tell)
         except RunError as error:
             log = log_path.read_text(errors="replace") if isinstance(error, FlowerError) else ""
             cause = cause_in(log)
             told = f"{cause}; {error}" if cause else str(error)
             raise RunError(f"{told} (log: {log_path})") from error
+
+
+def _attempt(
+    conf: Conf,
+    folder: Path,
+    port: int,
+    app: App,
+    ray_address: str | None,
+    resume: bool,
+    tell: OnEvent,
+) -> None:
+    """Start Flower, follow the run to its end, and stop Flower. Raises RunError where it fails."""
+    reader = EventReader(folder)
+    if resume:
+        reader.skip()
+    with (
+        tempfile.TemporaryDirectory(prefix="dccl-", ignore_cleanup_errors=True) as home,
+        SuperLink(Path(home), folder / LOG_FILE, port, app.tuned, None, ray_address) as superlink,
+    ):
+        place = _write_app(Path(home), folder, app, resume)
+        run_id = superlink.submit(place, federation(conf, ray_address is not None))
+        try:
+            for event in _events(superlink, run_id, reader):
+                tell(event, superlink.pid)
+        except RunError:
+            superlink.append_app_log(run_id)
+            raise
 
 
 def federation(conf: Conf, on_cluster: bool = False) -> dict[str, float]:
@@ -125,7 +162,7 @@ def federation(conf: Conf, on_cluster: bool = False) -> dict[str, float]:
     }
 
 
-def _write_app(home: Path, folder: Path, app: App) -> Path:
+def _write_app(home: Path, folder: Path, app: App, resume: bool) -> Path:
     """Write an app without code, as every process imports this package; return its folder."""
     app_folder = home / "app"
     app_folder.mkdir()
@@ -135,6 +172,8 @@ def _write_app(home: Path, folder: Path, app: App) -> Path:
         client=app.client,
         conf=json.dumps(str(folder / CONF_FILE)),
         output=json.dumps(str(folder)),
+        resume=json.dumps(str(folder) if resume else ""),
+        store=json.dumps(str(folder / DEVICES_FOLDER)),
     )
     (app_folder / "pyproject.toml").write_text(text)
     return app_folder

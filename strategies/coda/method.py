@@ -76,6 +76,16 @@ class Coda(Ranked):
         """Return what a turn takes a device with as many samples as devices have in the mean."""
         return turn_load(self.experiment, self.model, len(self._drawn))
 
+    def memory(self) -> dict[str, State]:
+        """Return what devices scored, and shares where they are measured."""
+        shares = {n: torch.tensor(v, dtype=torch.float64) for n, v in self._shares.items()}
+        return {**super().memory(), "shares": shares}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over both."""
+        super().remember(memory)
+        self._shares = {name: share.item() for name, share in memory["shares"].items()}
+
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the cloud's model; devices' own stay with them."""
         return {MODEL: self.model.state_dict()}

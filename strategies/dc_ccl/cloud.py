@@ -72,7 +72,8 @@ class Cloud:
 
     ``mimic`` is the paper's control model. ``train_loader`` yields (images, labels) batches, or
     dicts, as a DataLoader does; all other loaders likewise. ``options`` are those of
-    :class:`CloudOptions`.
+    :class:`CloudOptions`. ``momentum`` is what its copy of the co-submodel keeps from round to
+    round, where asked to.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Cloud:
         self._co_loader = as_batches(train_loader if given.co_loader is None else given.co_loader)
         held_out = given.validation_loader
         self._validation_loader = held_out and as_batches(held_out)
-        self._momentum: State = {}
+        self.momentum: State = {}
 
     def prepare(self) -> None:
         """Pretrain the cloud submodel, share its stem, distil the mimic; only once."""
@@ -174,7 +175,7 @@ class Cloud:
                 recipe,
                 self._device,
                 correction=correction,
-                momentum=self._momentum if keep_momentum else None,
+                momentum=self.momentum if keep_momentum else None,
                 other=other,
             )
         return self.co_state()

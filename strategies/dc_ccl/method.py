@@ -33,6 +33,7 @@ from dccl_flower.strategies.dc_ccl.device import HEAD_SAMPLES, Score, Train, Tun
 from dccl_flower.strategies.exchange import CLASS_COUNTS, asks_by_width, copies_of, devices_of
 from dccl_flower.strategies.loads import in_steps
 
+PREPARED = ("cloud_submodel", "mimic")
 logger = logging.getLogger("dccl_flower")
 
 
@@ -128,6 +129,23 @@ class DcCclServer:
     def plan(self, num_rounds: int) -> None:
         """Let the schedule of rates follow the number of rounds."""
         self.rounds = replace(self.rounds, count=num_rounds)
+
+    def prepared(self) -> dict[str, State]:
+        """Return cloud submodel and mimic."""
+        return {role: state for role, state in self.cloud.state_dict().items() if role in PREPARED}
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over cloud submodel and mimic."""
+        self.cloud.adopt(*(dict(prepared[role]) for role in PREPARED))
+
+    def memory(self) -> dict[str, State]:
+        """Return the cloud's momentum, and what acts on the fused change."""
+        return {"momentum": self.cloud.momentum, **self._update.memory()}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over what another server kept."""
+        self.cloud.momentum = dict(memory["momentum"])
+        self._update.remember(memory)
 
     def workload(self) -> Workload:
         """Return what a turn takes a device."""

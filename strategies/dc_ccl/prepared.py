@@ -9,9 +9,8 @@ from dccl_flower.codecs import State
 from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.conf import conf_of
+from dccl_flower.strategies.dc_ccl.method import PREPARED
 from dccl_flower.strategies.kept import cloud_key, kept_models
-
-MODELS = ("cloud_submodel", "mimic")
 
 
 class ReusedCloud(Cloud):
@@ -32,7 +31,7 @@ class ReusedCloud(Cloud):
     def _prepared_models(self) -> dict[str, State]:
         super().prepare()
         states = self.state_dict()
-        return {name: states[name] for name in MODELS}
+        return {name: states[name] for name in PREPARED}
 
 
 def prepared_key(experiment: ImageExperiment) -> str:

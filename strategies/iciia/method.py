@@ -93,6 +93,25 @@ class Iciia:
             kept_module(key, self.module, self.experiment, train)
         self._is_prepared = True
 
+    def prepared(self) -> dict[str, State]:
+        """Return backbone and module."""
+        return {BACKBONE: self.backbone.state_dict(), MODULE: self.module.state_dict()}
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over backbone and module."""
+        self.backbone.load_state_dict(prepared[BACKBONE])
+        self.module.load_state_dict(prepared[MODULE])
+        self._is_prepared = True
+
+    def memory(self) -> dict[str, State]:
+        """Return what the last round came to."""
+        values = self._accuracies.items()
+        return {CORRECT: {name: torch.tensor(v, dtype=torch.float64) for name, v in values}}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over what the last round came to."""
+        self._accuracies = {name: value.item() for name, value in memory[CORRECT].items()}
+
     def initial_state(self) -> State:
         """Return the module where devices train it; else nothing goes round."""
         if not self.is_federated:

@@ -46,7 +46,7 @@ from dccl_flower.strategies.metapatch.parts import (
     Parts,
     copied,
 )
-from dccl_flower.strategies.ranked import SCORES, Ranked
+from dccl_flower.strategies.ranked import DEVICES, SCORES, Ranked
 
 Exchanges = Generator[Mapping[int, Ask], Mapping[int, Answer], None]
 NOTHING = torch.zeros(0)
@@ -116,6 +116,28 @@ class MetaPatchServer(Ranked):
     def load(self) -> Load:
         """Return what a turn takes a device with as many samples as devices have in the mean."""
         return turn_load(self.experiment, self.parts)
+
+    def prepared(self) -> dict[str, State]:
+        """Return the cloud's first model, and the bases."""
+        return {**super().prepared(), PATCHES: self.parts.patches.state_dict()}
+
+    def adopt(self, prepared: Mapping[str, State]) -> None:
+        """Take over both."""
+        super().adopt(prepared)
+        self.parts.patches.load_state_dict(prepared[PATCHES])
+
+    def memory(self) -> dict[str, State]:
+        """Return the encoder and all vectors, which no state of record holds, and the scores."""
+        devices, vectors = torch.tensor(list(self.vectors)), list(self.vectors.values())
+        known = {DEVICES: devices, VECTOR: torch.stack(vectors)} if vectors else {}
+        return {**super().memory(), ENCODER: self.parts.encoder.state_dict(), VECTOR: known}
+
+    def remember(self, memory: Mapping[str, State]) -> None:
+        """Take over all of them."""
+        super().remember(memory)
+        self.parts.encoder.load_state_dict(memory[ENCODER])
+        if known := memory[VECTOR]:
+            self.vectors = dict(zip(known[DEVICES].tolist(), known[VECTOR], strict=True))
 
     def state_dict(self, state: State) -> dict[str, State]:
         """Return the model, and where devices adapt by MetaPatch the bases and the encoder."""

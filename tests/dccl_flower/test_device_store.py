@@ -144,7 +144,7 @@ def test_its_folders_are_for_the_eyes_of_its_user_alone(tmp_path):
     finally:
         os.umask(before)
     made = modes(tmp_path)
-    assert made.keys() == {"new", "store", "blobs", "devices", "own", "3", "a"}
+    assert made.keys() == {"new", "store", "blobs", "devices", "own", "3", "a", "momentum"}
     assert set(made.values()) == {0o700}
 
 

@@ -11,6 +11,7 @@ from dccl_flower.strategies.dc_ccl.device import Score, Train, TuneHead
 from dccl_flower.turns import to_config
 
 RUN = "run-of-the-tests"
+LATER = (2**31, 0)  # a turn after all others
 RECIPE = {"steps": 1, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
 TURN = {
     "loss": "ce",
@@ -55,10 +56,11 @@ def decode(codec, arrays, like):
 
 def kept_by(store, device, name):
     """Return the tensors that a device keeps in the tests' run, or None."""
-    return Memory(DeviceStore(store), device, RUN).kept(name)
+    return Memory(DeviceStore(store), device, RUN, LATER).kept(name)
 
 
 def _common(mimic, device, codec, server_round):
     who = {"devices": device} if isinstance(device, list) else {"device": device}
-    engine = {"server-round": server_round, "seed": 0, "run": RUN, "codec": codec}
+    engine = {"server-round": server_round, "exchange": 0, "keep-last": 1, "seed": 0, "run": RUN}
+    engine |= {"codec": codec}
     return {**engine, "is-update": True, **who, "mimic": mimic, "mimic-sha256": sha256(mimic)}

@@ -54,10 +54,10 @@ def halves(experiment):
     return server, kind.device(experiment)
 
 
-def device_of(experiment, number, store, server_round=1):
-    memory = Memory(DeviceStore(store), number, "run-of-the-tests")
+def device_of(experiment, number, store, turn=(1, 0)):
+    memory = Memory(DeviceStore(store), number, "run-of-the-tests", turn)
     seed = experiment.conf.seed
-    return Device(number, server_round, seed, experiment.device_loader, memory)
+    return Device(number, turn[0], seed, experiment.device_loader, memory)
 
 
 def filled(state, value):

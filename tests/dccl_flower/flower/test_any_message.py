@@ -22,7 +22,7 @@ from dccl_flower.method import Answer, Ask
 from dccl_flower.strategies.exchange import merge_answers
 
 STATE = {"w": torch.tensor([[1.0, 0.5], [-0.25, 0.0]])}
-ENGINE = {"server-round": 1, "seed": 0, "run": "run-of-the-tests"}
+ENGINE = {"server-round": 1, "exchange": 0, "keep-last": 1, "seed": 0, "run": "tests"}
 PARCEL = Parcel.of({"m": torch.ones(3)})
 FEW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -45,7 +45,7 @@ def courier(grid):
 
 def letters(courier, devices, state=STATE, **ask):
     asked = Ask(state, Turn(), keep={"mimic": MIMIC}, sends="co", brings="co", **ask)
-    return courier.letters(dict.fromkeys(devices, asked), 1)
+    return courier.letters(dict.fromkeys(devices, asked), (1, 0))
 
 
 def send(courier, devices, kind="train", given=None, **ask):
@@ -196,7 +196,7 @@ def test_the_callers_config_goes_along_but_cannot_set_what_the_strategy_sets(cou
 def test_a_state_whose_arrays_are_known_is_not_encoded_again(courier):
     known = (STATE, to_arrays(STATE))
     asks = {0: Ask(STATE, Turn()), 1: Ask({"w": torch.zeros(2)}, Turn())}
-    made = courier.letters(asks, 1, known)
+    made = courier.letters(asks, (1, 0), known)
     assert made[0].arrays is known[1]
     assert made[1].arrays is not known[1]
 

@@ -39,7 +39,7 @@ class Measurer:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_what_is_no_update_goes_up_exactly_from_one_device_and_from_several(tmp_path, codec):
-    engine = {"server-round": 1, "seed": 0, "run": "run-of-the-tests"}
+    engine = {"server-round": 1, "exchange": 0, "keep-last": 1, "seed": 0, "run": "tests"}
     letter = Letter(Ask(STATE, Measure(), like=LIKE), CODECS[codec], engine)
     client = DeviceClient(Measurer(), lambda device: [], tmp_path)
 

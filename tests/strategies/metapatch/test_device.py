@@ -66,9 +66,10 @@ def test_a_device_goes_on_from_what_it_kept(by, tmp_path):
     places = [half._parts.patches.start()] if by == "metapatch" else [*half._untrained.values()]
     starts = [torch.cat([each.flatten() for each in places])]
     for number in (1, 2, 3):
-        device = device_of(experiment, 0, tmp_path, number)
+        device = device_of(experiment, 0, tmp_path, (number, 0))
         answer = half.turn(ask, device)
-        now = answer.state or device.memory.kept("whole-patches")
+        later = device_of(experiment, 0, tmp_path, (number + 1, 0))
+        now = answer.state or later.memory.kept("whole-patches")
         starts.append(torch.cat([now[name].flatten() for name in sorted(now)]))
     far = [float((each - starts[0]).norm()) for each in starts[1:]]
     assert 0 < far[0] < far[1] < far[2]

@@ -92,10 +92,11 @@ def test_a_round_changes_what_the_cloud_learns_and_nothing_else(learns, parts, w
     experiment = world(f"cloud.learns={learns}", f"method.raw_samples={where}")
     server, half = halves(experiment)
     state = server.initial_state()
-    going = OpenRound(server.round(1, state, [0, 1]))
+    going, turn = OpenRound(server.round(1, state, [0, 1])), (1, 0)
     while going.asks is not None:
-        there = {d: (ask, device_of(experiment, d, tmp_path)) for d, ask in going.asks.items()}
-        going.answer({d: half.turn(*given) for d, given in there.items()})
+        there = {d: device_of(experiment, d, tmp_path, turn) for d in going.asks}
+        going.answer({d: half.turn(going.asks[d], there[d]) for d in there})
+        turn = (1, turn[1] + 1)
     changed = {name for name in state if not torch.equal(state[name], going.state[name])}
     assert {name.split(".")[0] for name in changed} == parts
     assert not any("origin" in name for name in changed)

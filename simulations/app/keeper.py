@@ -1,0 +1,87 @@
+"""Save a run after each round, and bring it back to where it stood."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dccl_flower.codecs import State
+from dccl_flower.engine import RoundFacts
+from dccl_flower.files import code_digest
+from dccl_flower.method import Method, Remembers
+from dccl_flower.simulations.app.recorder import Recorder
+from dccl_flower.standing import Checkpoints, Standing
+
+logger = logging.getLogger("dccl_flower")
+
+
+class Keeper:
+    """A recorder whose run can go on: called after each round, it saves what the next one needs.
+
+    ``engine_memory`` gives what the engine keeps; whoever carries the rounds sets it. ``standing``
+    is where an earlier attempt of this run stood, if there was one.
+    """
+
+    engine_memory: Callable[[], dict[str, Any]]
+
+    def __init__(
+        self, checkpoints: Checkpoints, standing: Standing | None, recorder: Recorder
+    ) -> None:
+        self.standing = standing
+        self.recorder = recorder
+        self._checkpoints = checkpoints
+        self._started = self._rounds_started = time.monotonic()
+        self._spent = {"rounds": 0.0, "total": 0.0}
+        if standing is not None:
+            self._spent = standing.told["spent"]
+            recorder.go_on(standing.told["recorded"], standing.state)
+
+    @property
+    def method(self) -> Method:
+        """The method that runs."""
+        return self.recorder.method
+
+    def prepare(self) -> None:
+        """Prepare the method, or take over what an earlier attempt had made and kept."""
+        method = self.method
+        if isinstance(method, Remembers) and (made := self._checkpoints.prepared()):
+            method.adopt(made)
+        method.prepare()
+        if isinstance(method, Remembers):
+            self._checkpoints.save_prepared(method.prepared())
+            if self.standing is not None:
+                method.remember(self.standing.memory)
+        self._rounds_started = time.monotonic()
+
+    def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
+        """Record a round and save where the run stands; what is over already is passed over."""
+        if self.standing is not None and number <= self.standing.number:
+            return {}
+        scores = self.recorder(number, state, facts)
+        method = self.method
+        memory = method.memory() if isinstance(method, Remembers) else {}
+        told = {"recorded": self.recorder.told(), "spent": self.seconds(), "code": code_digest()}
+        self._checkpoints.save(Standing(number, state, memory, self.engine_memory(), told))
+        return scores
+
+    def seconds(self) -> dict[str, float]:
+        """Return seconds of wall time, of the rounds and in all; earlier attempts included."""
+        now, spent = time.monotonic(), self._spent
+        return {
+            "rounds": spent["rounds"] + now - self._rounds_started,
+            "total": spent["total"] + now - self._started,
+        }
+
+
+def last_standing(checkpoints: Checkpoints) -> Standing | None:
+    """Return where a run stood, and tell of it; None where it has to begin anew."""
+    standing = checkpoints.last()
+    if standing is None:
+        logger.warning("no round was complete: the run begins anew")
+        return None
+    logger.warning("the run goes on after round %d", standing.number)
+    if standing.told["code"] != code_digest():
+        logger.warning("the code has changed since: the run may end otherwise than it would have")
+    return standing
