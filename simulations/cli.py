@@ -79,7 +79,6 @@ def run(
     if ray_address is not None and loaded.devices.store is not None:
         stores = f"devices.store={loaded.devices.store}: not with --ray-address"
         raise ConfError(f"{stores}; there stores lie in the run directory, which every node sees")
-    # Flower takes seconds to import: only once the configuration is known to be good.
     from dccl_flower.simulations.app import run_folder
     from dccl_flower.simulations.app.in_process import run_anywhere
     from dccl_flower.simulations.experiment import open_experiment

@@ -48,8 +48,8 @@ def run_anywhere(
     Raises RunError where the run fails.
     """
     if check_devices(experiment) and not here:
-        where = {"ray_address": ray_address, "resume": resume}
-        run_simulation(experiment.conf, folder, port, display, **where)
+        to_flower = (experiment.conf, folder, port, display)
+        run_simulation(*to_flower, ray_address=ray_address, resume=resume)
     else:
         run_here(experiment, folder, display, resume)
     results: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text())

@@ -96,7 +96,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_what_is_damaged_is_told_once_or_made_anew(store, damage):
     for of_all_runs in (False, True):
-        memory = Memory(store, 1, "a")
+        memory, later = Memory(store, 1, "a"), Memory(store, 1, "a", (1, 0))
         memory.keep("momentum", ONES, of_all_runs)
         (path,) = (p for p in store.own(1).rglob("*") if p.is_file())
         path.write_bytes(damage(path.read_bytes()))
@@ -105,8 +105,8 @@ def test_what_is_damaged_is_told_once_or_made_anew(store, damage):
             assert memory.renewed == 1
         else:
             with pytest.raises(BadAnswer, match=r"^device 1 keeps a damaged momentum") as caught:
-                memory.kept("momentum")
+                later.kept("momentum")
             assert caught.value.kind == "damaged"
             assert memory.renewed == 0
-        assert memory.kept("momentum", of_all_runs=of_all_runs) is None
+        assert later.kept("momentum", of_all_runs=of_all_runs) is None
         assert not path.exists()

@@ -183,8 +183,10 @@ def as_stranger(reply, last):
 
 def kept(name, damage):
     def change(store):
-        (path,) = (p for p in (store / "own" / str(DEVICE)).rglob("*") if p.name.startswith(name))
-        path.write_bytes(damage(path.read_bytes()))
+        files = [p for p in (store / "own" / str(DEVICE)).rglob("*") if p.is_file()]
+        for path in files:  # of each turn, or one alone
+            if path.name.startswith(name) or path.parent.name == name:
+                path.write_bytes(damage(path.read_bytes()))
 
     return change
 

@@ -124,7 +124,7 @@ def test_residuals_are_kept_for_each_device_by_int8_alone(tmp_path, codec):
     kept = {int(path.parts[-3]): path for path in tmp_path.glob("own/*/*/residual")}
     assert sorted(kept) == (took_part if codec == "int8" else [])
     store = DeviceStore(tmp_path)
-    residuals = [Memory(store, d, kept[d].parts[-2]).kept("residual") for d in sorted(kept)]
+    residuals = [Memory(store, d, kept[d].parts[-2], (9, 0)).kept("residual") for d in sorted(kept)]
     assert all(set(residual) == {"0.weight", "3.weight"} for residual in residuals)
     if codec == "int8":
         left, right = (residual["3.weight"] for residual in residuals)
