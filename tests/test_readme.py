@@ -12,7 +12,7 @@ from dccl_flower.config_loading import load_conf
 from dccl_flower.simulations.experiment import check_devices, open_experiment
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = re.findall(r"^dccl run ((?!CONF)[^#\n]*)", README, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^dccl run ((?!CONF|--resume)[^#\n]*)", README, flags=re.MULTILINE)
 
 
 def test_the_readme_has_commands():

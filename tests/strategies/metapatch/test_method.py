@@ -176,7 +176,7 @@ def test_the_proxy_is_scored_after_the_cloud_has_learnt_under_the_device_s_vecto
     parts, scoring = server.parts, device.own.scoring
     own = scoring | {"vector": adapted.state["vector"].expand(count(scoring), -1)}
     logits = predict(proxy(parts.model, parts.patches, parts.encoder), own)
-    answer = half.turn(ask, device)
+    answer = half.turn(ask, device_of(experiment, 0, tmp_path, (1, 1)))
     found = user_scores(logits, scoring["label"], 10)
     assert answer.beside[SCORES].tolist() == pytest.approx(
         list(asdict(found).values()), nan_ok=True
