@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from typing import NoReturn
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+def time_limit(seconds: float, then_exit_after: float | None = None) -> Iterator[None]:
     """Raise TimeoutError in this block once it has run for so many seconds.
 
-    The block is left between two steps of Python: a library's own loop runs to its end first. Only
-    the main thread of a process on a POSIX system can be stopped; elsewhere there is no limit.
+    The block is left between two steps of Python: a library's own loop runs to its end first. Where
+    it does not end, the process does, ``then_exit_after`` seconds later, if that is given. Only the
+    main thread of a process on a POSIX system can be stopped; elsewhere there is no limit.
     """
     if seconds <= 0:
         raise TimeoutError("the time is up before it begins")
@@ -28,8 +30,13 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    if then_exit_after is not None:
+        last = seconds + then_exit_after
+        faulthandler.dump_traceback_later(last, exit=True, file=2)
     try:
         yield
     finally:
+        if then_exit_after is not None:
+            faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

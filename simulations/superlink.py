@@ -17,9 +17,9 @@ import psutil
 
 from dccl_flower.config import ConfError
 from dccl_flower.simulations.environment import child_environment
+from dccl_flower.simulations.guard import HOME, Guard, end, of_home
 
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 LOG_SECONDS = 30.0
 LOCALHOST = "127.0.0.1"
@@ -87,6 +87,7 @@ class SuperLink:
         certificates: Certificates | None = None,
         ray_address: str | None = None,
     ) -> None:
+        self._home = str(home.resolve())
         self._log_path = log_path
         self._port = port
         self._certificates = certificates
@@ -103,6 +104,7 @@ class SuperLink:
     def __enter__(self) -> Self:
         command = ["flower-superlink", "--isolation", "subprocess"]
         command += ["--host", LOCALHOST, "--port", str(self._port), *self._flags()]
+        self._guard = Guard(self._home)
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, **self._place, stdout=log, stderr=log, start_new_session=True
@@ -152,8 +154,10 @@ class SuperLink:
 
     def stop(self) -> None:
         """End the SuperLink and everything it started, gently first."""
-        end_family(self.pid)
+        # Where it was killed, what it started has another parent by now.
+        end(list({*family(self.pid), *of_home(self._home)}))
         self._process.wait()
+        self._guard.dismiss()
 
     def _flags(self) -> list[str]:
         if (files := self._certificates) is None:
@@ -202,7 +206,7 @@ class SuperLink:
 def flower_place(home: Path) -> dict[str, Any]:
     """Return working directory and environment of a process of Flower's with a home of its own."""
     switches = {
-        "FLWR_HOME": str(home.resolve()),
+        HOME: str(home.resolve()),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -213,12 +217,7 @@ def flower_place(home: Path) -> dict[str, Any]:
 
 def end_family(pid: int) -> None:
     """End a process and everything it started, gently first."""
-    left = family(pid)
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                end(process)
-        _, left = psutil.wait_procs(left, timeout=STOP_SECONDS)
+    end(family(pid))
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -15,7 +15,7 @@ from dccl_flower.codecs import Codec, State
 from dccl_flower.engine import once_each
 from dccl_flower.faults import BadAnswer, Fault, in_words, named
 from dccl_flower.fleet.judge import Judge, RoundStopped
-from dccl_flower.flower.errand import Errand, reported
+from dccl_flower.flower.errand import Errand, check_worker, reported
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import EXCHANGE, ROUND, Letter, Reply, speakers
 from dccl_flower.flower.nodes import Met, by_node, meet_nodes
@@ -185,6 +185,7 @@ class Courier:
                 return None
             of_node = by_node(self.nodes, errand.letters.keys() - errand.replies)
             devices = sorted(asked or of_node.get(node, []))
+            check_worker(message.error.reason, devices)
             error = reported(message.error.reason, devices)
             return Fault(error.kind, error.line, devices, error)
         try:

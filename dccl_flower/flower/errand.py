@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import Message
+from flwr.serverapp.exception import AggregationError
 
 from dccl_flower.faults import KINDS, BadAnswer, named
 from dccl_flower.flower.letters import Letter, Reply, speakers
 
 # What Flower writes before the text of what a ClientApp raised, in a simulation and elsewhere.
 PREFIX = re.compile(r"^(.*Message: |<class '[^']*'>:<')")
+# What it writes where Ray has lost the process, and not the device failed in it.
+OF_RAY = re.compile(r"^<class 'ray\.exceptions\.(\w+)'>")
+
+
+class WorkerLost(AggregationError):
+    """A process of the simulation in which devices take their turns is gone.
+
+    Flower would go on asking it. Another attempt, with other processes, may fare better.
+    """
 
 
 @dataclass
@@ -57,6 +67,13 @@ def reported(reason: str | None, who: list[int]) -> BadAnswer:
     if kind not in KINDS or not line:
         kind, line = "raised", text
     return BadAnswer(kind, line if line.startswith("device ") else f"{named(who)}: {line}")
+
+
+def check_worker(reason: str | None, who: list[int]) -> None:
+    """Raise WorkerLost where an error reply says that the process of its devices has died."""
+    if found := OF_RAY.match(reason or ""):
+        line = f"the worker of {named(who)} is gone; it was killed, by hand or for want of memory"
+        raise WorkerLost(f"{line} ({found[1]})")
 
 
 def _devices(message: Message) -> list[int]:

@@ -20,6 +20,7 @@ Handler = Callable[[Message, Context], Message]
 T = TypeVar("T")
 
 PLACE = ("partition-id", "num-partitions")
+HUNG_SECONDS = 30.0  # beyond the time limit, in what cannot be interrupted
 METERS = ("arrays_size_mod", "message_size_mod")  # Flower's mods that change nothing
 
 
@@ -135,7 +136,7 @@ def _in_time(message: Message, turn: Callable[[list[np.ndarray], dict[str, Any]]
     arrays, config = _content(message)
     ends_at = message.metadata.created_at + message.metadata.ttl
     try:
-        with time_limit(ends_at - time.time()):
+        with time_limit(ends_at - time.time(), HUNG_SECONDS):
             return turn(ndarrays(arrays), config)
     except BadAnswer as error:
         raise ValueError(f"{error.kind}: {error}") from error

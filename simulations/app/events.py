@@ -51,6 +51,11 @@ class EventReader:
         """Pass over what is there already."""
         self._offset = _whole_lines(self._path) if self._path.exists() else 0
 
+    def is_gone(self) -> bool:
+        """Tell whether the file, or what was read of it, is no longer there."""
+        there = self._path.stat().st_size if self._path.exists() else 0
+        return there < self._offset or not self._path.parent.is_dir()
+
     def new_events(self) -> Iterator[dict[str, Any]]:
         """Yield each complete line once."""
         if not self._path.exists():

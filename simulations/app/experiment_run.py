@@ -19,6 +19,7 @@ from dccl_flower.config_loading import dump_conf
 from dccl_flower.engine import peak_rss_mb
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import write_json
+from dccl_flower.flower.errand import WorkerLost
 from dccl_flower.flower.privacy import epsilon_of, noise_of_rounds
 from dccl_flower.method import ScoresByDevice
 from dccl_flower.simulations.app.events import EventWriter, Tell
@@ -56,7 +57,7 @@ def run_experiment(
         try:
             _run(experiment, folder, events, engine, resume)
         except BaseException as error:
-            events.write("failed", cause=one_line(error))
+            events.write("failed", cause=one_line(error), again=isinstance(error, WorkerLost))
             raise
         finally:
             logging.getLogger("dccl_flower").removeHandler(events)
@@ -78,6 +79,7 @@ def _run(
     keeper = Keeper(checkpoints, standing, recorder)
     with recorder.board:
         keeper.prepare()
+        events.write("prepared")
         wire = engine(keeper)
     seconds = {**recorder.seconds, **keeper.seconds()}
     clocked = [row["virtual_seconds"] for row in recorder.rounds]

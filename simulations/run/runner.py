@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,14 +26,14 @@ from dccl_flower.simulations.app.run_folder import (
 )
 from dccl_flower.simulations.run.cluster import check_cluster
 from dccl_flower.simulations.run.display import Display
+from dccl_flower.simulations.run.following import WorthAnother, events_of
 from dccl_flower.simulations.run.log_cause import cause_in
 from dccl_flower.simulations.superlink import FlowerError, RunError, SuperLink
+from dccl_flower.standing import last_round
 
 MAX_DEFAULT_NODES = 100
-POLL_SECONDS = 0.3
-SOON_SECONDS = 5.0
-STATUS_SECONDS = 60.0
-START_SECONDS = 300.0
+# Without an answer for so many time limits of a round, and then these seconds, a run hangs.
+PATIENCE, MORE_SECONDS = 4, 600.0
 
 APP_TEMPLATE = """\
 [project]
@@ -89,6 +88,8 @@ def run_simulation(
 
     With ``ray_address`` the devices train on all nodes of that Ray cluster.
     ``on_event`` is told of every event and of the process below which all of Flower runs.
+    Where a worker is lost or the run hangs, it goes on from the last complete round, unless that
+    happens twice without another one.
     Raises ConfError before anything is started, RunError with the log's path where the run fails.
     Whatever happens, the SuperLink and its workers are gone afterwards.
     """
@@ -102,18 +103,48 @@ def run_simulation(
         display.show(event)
         on_event(event, pid)
 
-    log_path = folder / LOG_FILE
     display.note("starting Flower")
     with signals_as_interrupts(), locked(folder / COMMAND_LOCK):
         try:
             if ray_address is not None:
                 display.note(f"Ray's cluster has {check_cluster(ray_address, folder)} nodes")
-            _attempt(conf, folder, port, app, ray_address, resume, tell)
+            given = (conf, folder, port, app, ray_address)
+            _attempts(lambda again: _attempt(*given, resume or again, tell), conf, folder, display)
         except RunError as error:
-            log = log_path.read_text(errors="replace") if isinstance(error, FlowerError) else ""
-            cause = cause_in(log)
-            told = f"{cause}; {error}" if cause else str(error)
-            raise RunError(f"{told} (log: {log_path})") from error
+            raise RunError(_told(error, folder)) from error
+
+
+def _attempts(attempt: Callable[[bool], None], conf: Conf, folder: Path, display: Display) -> None:
+    """Make an attempt, and another from the last complete round as long as that is worth it.
+
+    ``attempt`` takes whether there was one before.
+    """
+    again, lost_at = False, list[int]()
+    while True:
+        try:
+            return attempt(again)
+        except WorthAnother as error:
+            done = last_round(folder) or 0
+            # What Flower's adaptive clipping has come to is in no checkpoint.
+            may = conf.runtime.keep_last > 0 and not conf.privacy.dp.endswith("adaptive")
+            if not may or done in lost_at:
+                raise
+            lost_at.append(done)
+            display.note(f"{error}; another attempt after round {done}")
+        again = True
+
+
+def _told(error: RunError, folder: Path) -> str:
+    """Return in one line why a run failed, where its log lies, and how to go on with it."""
+    if not folder.is_dir():
+        return f"output={folder}: the run directory has been removed during the run"
+    log = folder / LOG_FILE
+    is_flower_s = isinstance(error, FlowerError) and log.exists()
+    cause = cause_in(log.read_text(errors="replace")) if is_flower_s else ""
+    told = f"{cause}; {error}" if cause else str(error)
+    done = last_round(folder) if isinstance(error, FlowerError | WorthAnother) else None
+    more = "" if done is None else f"; dccl run --resume {folder} goes on after round {done}"
+    return f"{told} (log: {log}){more}"
 
 
 def _attempt(
@@ -136,10 +167,12 @@ def _attempt(
         place = _write_app(Path(home), folder, app, resume)
         run_id = superlink.submit(place, federation(conf, ray_address is not None))
         try:
-            for event in _events(superlink, run_id, reader):
+            patience = PATIENCE * conf.rounds.timeout + MORE_SECONDS
+            for event in events_of(superlink, run_id, reader, patience):
                 tell(event, superlink.pid)
         except RunError:
-            superlink.append_app_log(run_id)
+            if folder.is_dir():
+                superlink.append_app_log(run_id)
             raise
 
 
@@ -177,48 +210,6 @@ def _write_app(home: Path, folder: Path, app: App, resume: bool) -> Path:
     )
     (app_folder / "pyproject.toml").write_text(text)
     return app_folder
-
-
-def _events(superlink: SuperLink, run_id: str, reader: EventReader) -> Iterator[dict[str, Any]]:
-    """Yield events until the run ends. Raises RunError with the cause where it failed."""
-    started = asked = time.monotonic()
-    heard, lost_one, processes, ended = False, False, 0, ""
-    while True:
-        for event in reader.new_events():
-            heard = True
-            if event["event"] == "failed":
-                raise RunError(event["cause"])
-            yield event
-            if event["event"] == "finished":
-                return
-        if ended:  # and it has not said how itself
-            raise FlowerError(ended)
-        now, alive = time.monotonic(), superlink.num_processes()
-        lost_one = lost_one or alive < processes
-        # Asking costs a second of CPU: ask soon after a process has gone, and else now and then.
-        if now - asked > (SOON_SECONDS if lost_one else STATUS_SECONDS):
-            asked, lost_one = now, False
-            ended = _how_it_ended(superlink, run_id)
-        if not heard and now - started > START_SECONDS:
-            raise FlowerError(f"the run did not start within {START_SECONDS:.0f} s")
-        processes = alive
-        time.sleep(POLL_SECONDS)
-
-
-def _how_it_ended(superlink: SuperLink, run_id: str) -> str:
-    """Return what Flower says of a run that has ended; nothing while it goes on or is silent."""
-    if not superlink.is_alive():
-        return "the SuperLink has died"
-    try:
-        status, details = superlink.status(run_id)
-    except RunError:
-        return ""  # a busy machine answers late; the next question may fare better
-    if not status.startswith("finished"):
-        return ""
-    told = " ".join(details.split()) or "no details"
-    if "heartbeat" in told:  # nobody was left to say more
-        told += "; its process was killed, by hand or for want of memory"
-    return f"Flower reports {status}: {told}"
 
 
 @contextlib.contextmanager

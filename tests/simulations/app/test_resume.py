@@ -6,9 +6,10 @@ import pytest
 from stopped_runs import left_by, run_once, run_with_stops
 
 FEW = ("devices.count=4", "devices.per_round=2", "rounds.count=4", "rounds.local_steps=2")
-CLOUD = (*FEW, "pretrain.epochs=1", "distil.epochs=1")
-USERS = ("devices.count=5", "devices.per_round=3", "data.world.users=200", "data.world.items=40")
-USERS = (*USERS, "pretrain.epochs=1", "rounds.count=4", "device.epochs=2")
+CLOUD = (*FEW, "data.train_fraction=0.5", "pretrain.epochs=1", "distil.epochs=1")
+SMALL = ("data.world.users=60", "data.world.items=30", "pretrain.epochs=1", "rounds.count=4")
+USERS = ("devices.count=5", "devices.per_round=3", *SMALL, "device.epochs=2")
+IMAGES = ("data.train_fraction=0.5", "devices.count=4", "rounds.count=3", "pretrain.epochs=1")
 MOMENTUM = ("rounds.keep_momentum=true", "rounds.server_momentum=0.5")
 MANY = ("devices.count=16", "devices.per_round=4", "devices.over_sampling=1.5")
 SETTINGS = {
@@ -27,11 +28,11 @@ SETTINGS = {
     "heterofl": ("digits", (*FEW, "method.name=heterofl")),
     "iciia": (
         "iciia_digits",
-        ("devices.count=4", "rounds.count=3", "pretrain.epochs=1", "adaptation.epochs=2"),
+        (*IMAGES, "adaptation.epochs=1"),
     ),
     "iciia federated": (
         "iciia_digits",
-        ("method.training=federated", "devices.count=4", "rounds.count=3", "pretrain.epochs=1"),
+        (*IMAGES, "method.training=federated"),
     ),
     "metapatch": ("dccl_world", USERS),
     "metapatch on devices": (
