@@ -1,8 +1,9 @@
 # Every target needs only Python 3.11+, make and a package index; .venv is made on first use.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file's tests share what took long to make, so they stay in one process.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# A file's tests share what took long to make, so they stay in one process. The runs through Flower
+# come first: they are few and long, and what is short fills the rest of both processes.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The published rule on the same data, steps and budget as the default confs.
 PUBLISHED := loss=ce rounds.lr_schedule=last_two_halved

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from threading import Thread
 
@@ -41,3 +43,11 @@ def test_other_threads_have_no_limit():
     thread.start()
     thread.join()
     assert done
+
+
+def test_a_process_whose_library_never_returns_ends():
+    hung = "import re; re.match('(a*)*b', 'a' * 60)"  # one step of Python
+    code = f"from dccl_flower.time_limit import time_limit\nwith time_limit(0.1, 0.2): {hung}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr

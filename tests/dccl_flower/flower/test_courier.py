@@ -14,6 +14,7 @@ from dccl_flower.codecs import CODECS, FP64
 from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.judge import FaultPolicy, Judge
 from dccl_flower.flower.courier import Courier
+from dccl_flower.flower.errand import WorkerLost
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.wire import record, to_arrays
 from dccl_flower.method import Ask
@@ -306,3 +307,17 @@ def test_a_bad_answer_is_judged_as_a_missing_one(grid):
     errand = send(strict, [0, 1])
     with pytest.raises(AggregationError, match=r"1 of 2 devices answered.*; not_finite: device 1"):
         strict.read(errand, [reply_of(0), reply_of(1, bad)])
+
+
+def test_a_lost_worker_is_not_a_device_that_failed(courier):
+    reason = "<class 'ray.exceptions.ActorDiedError'>:<'The actor died unexpectedly.'>"
+    errand = send(courier, [0])
+    with pytest.raises(WorkerLost, match=r"worker of device 0 is gone.*\(ActorDiedError\)"):
+        courier.read(errand, [error_of(1000, reason)])
+
+
+def test_what_a_device_raises_in_a_worker_is_its_own(courier):
+    reason = "<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'KeyError: 3'>"
+    errand = send(courier, [0])
+    with pytest.raises(AggregationError, match="raised: device 0: KeyError: 3"):
+        courier.read(errand, [error_of(1000, reason)])
