@@ -95,11 +95,12 @@ class Rounds(FedAvg):
     def memory(self) -> dict[str, Any]:
         """Return plain values from which another object goes on at a round's border."""
         held = {} if self._courier is None else self._courier.held
+        pairs = [(device, digest) for device, digests in held.items() for digest in digests]
         return {
             "run": self._run,
             "traffic": dict(self.ledger.totals),
             "answered": sorted(self.roster.answered),
-            "held": [[device, *sorted(digests)] for device, digests in sorted(held.items())],
+            "held": sorted(pairs),
         }
 
     def summary(self) -> None:
@@ -256,7 +257,8 @@ class Rounds(FedAvg):
 
     def _meet_again(self, courier: Courier, engine: Mapping[str, Any]) -> None:
         """Find the nodes, whose first meeting is counted already."""
-        courier.held = {device: set(digests) for device, *digests in engine["held"]}
+        for device, digest in engine["held"]:
+            courier.held.setdefault(device, set()).add(digest)
         if courier.nodes:
             self.ledger.go_on(engine["traffic"])
 

@@ -71,8 +71,10 @@ def run_here(experiment: Experiment, folder: Path, display: Display, resume: boo
         claim_folder(folder)
 
     def rounds(keeper: Keeper) -> dict[str, int]:
-        engine = engine_here(experiment, keeper.method, folder / DEVICES_FOLDER)
-        keeper.engine_memory = engine.memory
+        store = Path(experiment.conf.devices.store or folder / DEVICES_FOLDER)
+        keeper.bring_store(store)
+        engine = engine_here(experiment, keeper.method, store)
+        keeper.engine_memory = lambda: {**engine.memory(), "store": str(store)}
         engine.run(experiment.conf.rounds.count, keeper, keeper.standing)
         return dict(engine.traffic.totals)
 
@@ -88,13 +90,13 @@ def run_here(experiment: Experiment, folder: Path, display: Display, resume: boo
 def rounds_here(experiment: Experiment, method: Method, after_round: AfterRound) -> dict[str, int]:
     """Run all rounds of a method in this process; return the bytes that passed, by kind."""
     with tempfile.TemporaryDirectory(prefix="dccl-devices-") as store:
-        engine = engine_here(experiment, method, Path(store))
+        engine = engine_here(experiment, method, Path(experiment.conf.devices.store or store))
         engine.run(experiment.conf.rounds.count, after_round)
     return dict(engine.traffic.totals)
 
 
 def engine_here(experiment: Experiment, method: Method, store: Path) -> InProcess:
-    """Return an engine of this process; devices keep in ``store`` what they have no other for."""
+    """Return an engine of this process, whose devices keep things in ``store``."""
     conf = experiment.conf
     half = find_method(conf.method.name).device(experiment)
     return InProcess(
@@ -102,7 +104,7 @@ def engine_here(experiment: Experiment, method: Method, store: Path) -> InProces
         OnThreads(half, conf.runtime.threads),
         roster_of(conf),
         experiment.device_loader,
-        DeviceStore(conf.devices.store or store),
+        DeviceStore(store),
         CODECS[conf.wire.codec],
         policy_of(conf),
         max(1, conf.runtime.keep_last),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dccl_flower.codecs import State
@@ -65,6 +67,13 @@ class Keeper:
         told = {"recorded": self.recorder.told(), "spent": self.seconds(), "code": code_digest()}
         self._checkpoints.save(Standing(number, state, memory, self.engine_memory(), told))
         return scores
+
+    def bring_store(self, store: Path) -> None:
+        """Move what this machine's devices kept to where those of this attempt look for it."""
+        old = str(self.standing.engine.get("store", "")) if self.standing is not None else ""
+        if old and Path(old).is_dir() and not store.exists():
+            store.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(old, store)
 
     def seconds(self) -> dict[str, float]:
         """Return seconds of wall time, of the rounds and in all; earlier attempts included."""

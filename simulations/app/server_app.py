@@ -60,7 +60,7 @@ def rounds_over_flower(
     """Carry the rounds that are left; return the bytes that went over the wire, by kind."""
     strategy = make_strategy(conf, keeper.method)
     if keeper.standing is not None:
-        _move_store(str(keeper.standing.engine.get("store", "")), store)
+        keeper.bring_store(store)
         strategy.go_on(keeper.standing)
     keeper.engine_memory = lambda: {**strategy.memory(), "store": str(store)}
 
@@ -78,13 +78,6 @@ def rounds_over_flower(
         evaluate_fn=after_round,
     )
     return dict(strategy.ledger.totals)
-
-
-def _move_store(old: str, store: Path) -> None:
-    """Bring what this machine's devices keep to where those of the resumed run look for it."""
-    if old and Path(old).is_dir() and not store.exists():
-        store.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(old, store)
 
 
 def make_strategy(conf: Conf, method: Method) -> Rounds:

@@ -62,6 +62,7 @@ def refused(conf, key):
 def with_value(key, value):
     conf = DcCclConf()
     conf.devices.profiles = "phones"
+    conf.rounds.head_tuning_clip = 1.0  # of which the noise is a multiple
     *sections, name = key.split(".")
     setattr(attrgetter(".".join(sections))(conf) if sections else conf, name, value)
     return conf

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 BIN = Path(sys.executable).parent
 FEW = ["devices.per_round=4", "rounds.count=3", "rounds.local_steps=3"]
 SMALL = [*FEW, "pretrain.epochs=2", "distil.epochs=2"]
@@ -23,6 +25,18 @@ def dccl(*arguments, cwd):
     return subprocess.run(
         command, cwd=cwd, env=environment(), capture_output=True, text=True, check=False
     )
+
+
+def left_of(processes):
+    """Return those that still run; one that has ended may wait for its parent to ask."""
+    return [each for each in processes if each.is_running() and not _is_zombie(each)]
+
+
+def _is_zombie(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def results_of(folder):

@@ -45,18 +45,22 @@ def run_once(conf, changes, folder, resume=False):
 
 def run_with_stops(conf, changes, folder, stops, monkeypatch):
     """Run in attempts, each of which is stopped in the turn after so many; the last one is not."""
-    name = load_conf(conf, changes).method.name
-    kind = find_method(name)
     for attempt, turns in enumerate(stops):
-        stopping = replace(kind, device=lambda e, n=turns: Stopping(kind.device(e), n))
         with monkeypatch.context() as patch:
-            patch.setattr(in_process, "find_method", lambda _, stopping=stopping: stopping)
-            try:
-                run_once(conf, changes, folder, resume=attempt > 0)
-            except Stopped:
-                continue
-        raise AssertionError(f"the run ended within {turns} turns")
+            stop(conf, changes, folder, turns, patch, resume=attempt > 0)
     run_once(conf, changes, folder, resume=True)
+
+
+def stop(conf, changes, folder, turns, patch, resume=False):
+    """Make an attempt that is stopped in the turn after so many."""
+    kind = find_method(load_conf(conf, changes).method.name)
+    stopping = replace(kind, device=lambda experiment: Stopping(kind.device(experiment), turns))
+    patch.setattr(in_process, "find_method", lambda _: stopping)
+    try:
+        run_once(conf, changes, folder, resume)
+    except Stopped:
+        return
+    raise AssertionError(f"the run ended within {turns} turns")
 
 
 def left_by(folder):

@@ -1,4 +1,7 @@
-"""Plain ``flwr run``: of this app with five methods, and of the example project."""
+"""Plain ``flwr run``: of this app with five methods, and of the example project.
+
+One of the runs has been stopped in a process of its own, and goes on here.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from real_runs import (
     results_of,
     run_in_process,
 )
+from stopped_runs import stop
 
 pytestmark = pytest.mark.integration
 
@@ -30,6 +34,7 @@ HETEROFL.append("rounds.min_replies=0.25")
 MOST_UP = 1000  # bytes of three counts and the message around them
 ICIIA = ["devices.count=5", "pretrain.epochs=2", "adaptation.epochs=4"]
 USERS = ["devices.count=6", "data.world.users=300", "data.world.items=50", "pretrain.epochs=1"]
+STOPPED = "heterofl"
 RUNS = {
     "bare": ("digits", SMALL),
     "heterofl": ("digits", HETEROFL),
@@ -54,8 +59,12 @@ def by_flwr(tmp_path_factory):
         FLWR_DISABLE_UPDATE_CHECK="1",
     )
     try:
+        with pytest.MonkeyPatch.context() as patch:
+            stop(*RUNS[STOPPED], home / STOPPED, turns=5, patch=patch)
         for name, (conf, changes) in RUNS.items():
             run_config = f"conf='{conf}' overrides='{' '.join(changes)}' output='{home / name}'"
+            if name == STOPPED:
+                run_config = f"resume='{home / name}'"
             command = [BIN / "flwr", "run", ".", "--stream", "--run-config", run_config]
             done = subprocess.run(
                 command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
@@ -117,3 +126,11 @@ def test_the_example_project_learns_its_device_classes(by_flwr):
     assert rounds["0"]["accuracy-device-classes"] < 0.05
     assert rounds["15"]["accuracy-device-classes"] > 0.2
     assert rounds["15"]["accuracy"] > rounds["0"]["accuracy"] + 0.02
+
+
+def test_a_stopped_run_goes_on_after_its_last_complete_round(by_flwr):
+    events = (by_flwr / STOPPED / "events.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in events]
+    assert [event["round"] for event in told if event["event"] == "round"] == [1, 2, 3]
+    notes = [event["text"] for event in told if event["event"] == "note"]
+    assert any("goes on after round 1" in note for note in notes)

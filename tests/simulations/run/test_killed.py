@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
-from real_runs import BIN, dccl, environment, model_hash, results_of, run_in_process
+from real_runs import BIN, dccl, environment, left_of, model_hash, results_of, run_in_process
 
 pytestmark = pytest.mark.integration
 
@@ -42,8 +43,8 @@ def test_a_killed_run_leaves_nothing_behind_and_goes_on_to_the_same_end(tmp_path
         superlink = next(each for each in family if "flower-superlink" in str(each.cmdline()))
         home = superlink.environ()["FLWR_HOME"]
         process.kill()
-    wait_until(lambda: not any(each.is_running() for each in family), 40)
-    wait_until(lambda: not (tmp_path / home).exists(), 10)
+    wait_until(lambda: not left_of(family), 60)
+    wait_until(lambda: not Path(home).exists(), 10)
     listed = subprocess.check_output(
         [BIN / "dccl", "runs", "."], cwd=tmp_path, env=environment(), text=True
     )

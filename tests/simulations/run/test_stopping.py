@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from real_runs import BIN, SMALL, dccl, environment
+from real_runs import BIN, SMALL, dccl, environment, left_of
 
 pytestmark = pytest.mark.integration
 
@@ -43,4 +43,4 @@ def test_an_interrupt_stops_everything_it_started(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     time.sleep(1)
-    assert [each for each in family if each.is_running()] == []
+    assert left_of(family) == []
