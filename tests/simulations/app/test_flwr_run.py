@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[3]
 HETEROFL = [*FEW, "method.name=heterofl", "devices.profiles=phones_two_widths"]
 HETEROFL.append("rounds.min_replies=0.25")
 MOST_UP = 1000  # bytes of three counts and the message around them
-ICIIA = ["devices.count=5", "pretrain.epochs=2", "adaptation.epochs=4"]
-USERS = ["devices.count=6", "data.world.users=300", "data.world.items=50", "pretrain.epochs=1"]
+ICIIA = ["devices.count=5", "pretrain.epochs=1", "adaptation.epochs=1", "data.train_fraction=0.5"]
+USERS = ["devices.count=6", "data.world.users=100", "data.world.items=50", "pretrain.epochs=1"]
 STOPPED = "heterofl"
 RUNS = {
     "bare": ("digits", SMALL),

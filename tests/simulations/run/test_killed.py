@@ -13,7 +13,7 @@ from real_runs import BIN, dccl, environment, left_of, model_hash, results_of, r
 
 pytestmark = pytest.mark.integration
 
-CHANGES = ["devices.per_round=4", "rounds.count=6", "rounds.local_steps=30"]
+CHANGES = ["devices.per_round=4", "rounds.count=6", "rounds.local_steps=20"]
 CHANGES += ["rounds.keep_momentum=true", "wire.codec=int8", "pretrain.epochs=1", "distil.epochs=1"]
 
 
