@@ -131,6 +131,10 @@ def _attempts(attempt: Callable[[bool], None], conf: Conf, folder: Path, display
                 raise
             lost_at.append(done)
             display.note(f"{error}; another attempt after round {done}")
+        except KeyboardInterrupt:
+            if more := _how_to_go_on(folder):
+                display.note(more)
+            raise
         again = True
 
 
@@ -142,9 +146,14 @@ def _told(error: RunError, folder: Path) -> str:
     is_flower_s = isinstance(error, FlowerError) and log.exists()
     cause = cause_in(log.read_text(errors="replace")) if is_flower_s else ""
     told = f"{cause}; {error}" if cause else str(error)
-    done = last_round(folder) if isinstance(error, FlowerError | WorthAnother) else None
-    more = "" if done is None else f"; dccl run --resume {folder} goes on after round {done}"
-    return f"{told} (log: {log}){more}"
+    is_lost = isinstance(error, FlowerError | WorthAnother)
+    more = _how_to_go_on(folder) if is_lost else ""
+    return f"{told} (log: {log}){more and '; '}{more}"
+
+
+def _how_to_go_on(folder: Path) -> str:
+    done = last_round(folder)
+    return "" if done is None else f"dccl run --resume {folder} goes on after round {done}"
 
 
 def _attempt(
