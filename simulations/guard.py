@@ -57,7 +57,8 @@ def main(home: str) -> None:
 def _of_home(home: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # another user's, or gone by now
-            if process.environ().get(HOME) == home:
+            # Ray's agents write their titles over their environment.
+            if home in (process.environ().get(HOME), process.cwd()):
                 yield process
 
 
