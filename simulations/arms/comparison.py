@@ -15,8 +15,8 @@ from dccl_flower.files import write_aside, write_json
 from dccl_flower.simulations.app.in_process import run_anywhere
 from dccl_flower.simulations.arms.arms import RUN_FOLDER, ArmJob, ArmTable, plan_arms
 from dccl_flower.simulations.arms.by_device import plot_groups
-from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
-from dccl_flower.simulations.arms.report import Comparison, markdown
+from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes, plot_epsilon
+from dccl_flower.simulations.arms.report import EPSILON, Comparison, markdown
 from dccl_flower.simulations.experiment import check_devices, open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, Progress, raise_failures
 from dccl_flower.simulations.run.display import Display
@@ -94,6 +94,7 @@ def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -
         "rounds": rounds,
         "seconds": results["seconds"]["total"],
         **({"bytes_a_device": sent} if sent else {}),
+        **({EPSILON: results["privacy"][EPSILON]} if "privacy" in results else {}),
         "references": results["references"],
         **({"devices": results["devices"]} if "devices" in results else {}),
         "versions": results["versions"],
@@ -110,6 +111,8 @@ def write_comparison(comparison: Comparison, title: str, command: str, folder: P
     plot_arms(comparison, title, folder / "arms.png")
     if comparison.curves:
         plot_bytes(comparison, f"{title}: gap closed against bytes", folder / "bytes.png")
+    if comparison.has_epsilon:
+        plot_epsilon(comparison, title, folder / "epsilon.png")
     if comparison.by_device:
         plot_groups(comparison.by_device, comparison.scores[0], title, folder / "groups.png")
     return text

@@ -66,6 +66,26 @@ def plot_bytes(comparison: Comparison, title: str, path: Path) -> None:
     save_figure(figure, path)
 
 
+def plot_epsilon(comparison: Comparison, title: str, path: Path) -> None:
+    """Draw the first score over epsilon, a point an arm; those without privacy are lines."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(comparison.summary.values()):
+        score, epsilon, color = row[comparison.scores[0]], row[EPSILON]["mean"], f"C{place}"
+        if epsilon is None:
+            axes.axhline(score["mean"], color=color, linestyle="--", label=row["title"])
+        else:
+            bar = {"yerr": score["std"], "capsize": 3, "color": color, "label": row["title"]}
+            axes.errorbar([epsilon], [score["mean"]], fmt="o", **bar)
+    axes.set(xscale="log", xlabel="epsilon of the whole run, smaller is more private")
+    axes.set_ylabel(f"test {comparison.scores[0].replace('_', ' ')}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    save_figure(figure, path)
+
+
 def plot_sweep(comparison: SweepComparison, title: str, path: Path) -> None:
     """Draw the first score over the values, a line an arm; those that end the gaps are dashed.
 

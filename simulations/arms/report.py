@@ -22,6 +22,7 @@ COSTS = (
     ("MB a device", "bytes_a_device", 1e-6, ".2f"),
     ("seconds", "seconds", 1, ".0f"),
 )
+EPSILON = "epsilon"  # of differential privacy, where a run has it
 
 
 class Comparison:
@@ -48,6 +49,7 @@ class Comparison:
             for key, result in results.items()
             if _first_of(result["scores"]) == first
         }
+        self.has_epsilon = any(EPSILON in result for result in results.values())
         names = [name for name in table.arms if any(arm == name for arm, _ in results)]
         self.summary = {name: self._summary(name) for name in names}
         curves = {name: self._curve(name) for name in names if table.arms[name].curve}
@@ -72,7 +74,11 @@ class Comparison:
                 gap = self.gap_closed(self._first.get((name, seed)), seed)
                 rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
         summary: dict[str, Any] = {"title": self.title(name)}
-        for key in (*self.scores, *(key for _, key, _, _ in COSTS)):
+        for key in (
+            *self.scores,
+            *(key for _, key, _, _ in COSTS),
+            *([EPSILON] * self.has_epsilon),
+        ):
             values = {seed: row.get(key) for seed, row in rows.items()}
             summary[key] = {"seeds": values, **spread(values.values())}
         return summary
@@ -136,6 +142,8 @@ def markdown(comparison: Comparison, title: str, command: str) -> str:
 
 def _arms_table(comparison: Comparison) -> str:
     shown = columns(comparison.scores)
+    if comparison.has_epsilon:
+        shown.append((EPSILON, EPSILON, 1, ".2f"))
     rows = (
         [row["title"], *(spread_cell(row[key], style, factor) for _, key, factor, style in shown)]
         for row in comparison.summary.values()
