@@ -12,9 +12,10 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dccl_flower.checkpoint import from_bytes, to_bytes
@@ -22,6 +23,7 @@ from dccl_flower.codecs import State
 
 TENSORS, VALUES, SUMS = "tensors.safetensors", "standing.json", "SHA256"
 FOLDER, PREPARED, OF_ROUND = "checkpoints", "prepared", "round-"
+OF_STANDING = {"round": int, "engine": dict, "told": dict}
 logger = logging.getLogger("dccl_flower")
 
 
@@ -69,7 +71,7 @@ class Checkpoints:
     def last(self) -> Standing | None:
         """Return the last checkpoint that is not damaged; a warning names each that is."""
         for folder in _of_rounds(self._folder):
-            if (read := _read(folder)) is None:
+            if (read := _read(folder, ["state"], OF_STANDING)) is None:
                 continue
             groups, values = read
             memory = {
@@ -121,8 +123,9 @@ def last_round(run: Path) -> int | None:
 
 def _of_rounds(folder: Path) -> list[Path]:
     """Return the folders of rounds, the last one first."""
-    found = (path for path in folder.glob(f"{OF_ROUND}*") if path.suffix != ".partial")
-    return sorted(found, key=_number, reverse=True)
+    found = folder.glob(f"{OF_ROUND}*")
+    numbered = (path for path in found if path.name.removeprefix(OF_ROUND).isdecimal())
+    return sorted(numbered, key=_number, reverse=True)
 
 
 def _number(folder: Path) -> int:
@@ -137,8 +140,13 @@ def _sum(blob: bytes) -> str:
     return hashlib.sha256(blob).hexdigest()
 
 
-def _read(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | None:
-    """Return tensors by group and name, and the values; None, after a warning, where damaged."""
+def _read(
+    folder: Path, needed: Sequence[str] = (), types: Mapping[str, type] = MappingProxyType({})
+) -> tuple[dict[str, State], dict[str, Any]] | None:
+    """Return tensors by group and name, and the values; None, after a warning, where damaged.
+
+    The groups ``needed`` must be there, and the values that ``types`` names, each of its type.
+    """
     try:
         files = {path: (folder / path).read_bytes() for path in (TENSORS, VALUES)}
         sums = "".join(f"{_sum(blob)}  {path}\n" for path, blob in files.items())
@@ -149,7 +157,12 @@ def _read(folder: Path) -> tuple[dict[str, State], dict[str, Any]] | None:
             group: {name: flat[_key(group, name)] for name in names}
             for group, names in values["tensors"].items()
         }
-    except (OSError, ValueError, LookupError) as error:
+        if lacking := [group for group in needed if group not in groups]:
+            raise ValueError(f"it has no {lacking[0]}")
+        for key, kind in types.items():
+            if not isinstance(values[key], kind):
+                raise ValueError(f"its {key} is no {kind.__name__}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or error
         logger.warning("checkpoint %s is damaged (%s): it is passed over", folder, cause)
         return None

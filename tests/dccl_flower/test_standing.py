@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dccl_flower.standing import Checkpoints, Standing, last_round
 
@@ -88,3 +92,49 @@ def test_what_was_prepared_is_written_once_and_a_damaged_one_is_made_anew(tmp_pa
     (tmp_path / "checkpoints" / "prepared" / "SHA256").write_text("")
     assert checkpoints.prepared() == {}
     assert names(tmp_path) == []
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+WHOLE = {"round": 2, "engine": {}, "told": {}, "tensors": {"state": ["b", "a"]}}
+VALUES = st.one_of(
+    st.binary(max_size=60),
+    ODD.map(lambda odd: json.dumps(odd).encode()),
+    st.tuples(st.sampled_from(sorted(WHOLE)), ODD).map(
+        lambda change: json.dumps({**WHOLE, change[0]: change[1]}).encode()
+    ),
+    st.sampled_from(sorted(WHOLE)).map(
+        lambda gone: json.dumps({k: v for k, v in WHOLE.items() if k != gone}).encode()
+    ),
+    st.just(b"[" * 100_000),
+)
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(VALUES)
+def test_any_values_whose_sums_fit_are_read_or_passed_over(tmp_path, caplog, blob):
+    caplog.clear()
+    checkpoints = saved(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints" / "round-00002"
+    files = {"tensors.safetensors": (folder / "tensors.safetensors").read_bytes()}
+    files["standing.json"] = blob
+    (folder / "standing.json").write_bytes(blob)
+    sums = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    (folder / "SHA256").write_text("".join(sums))
+    found = checkpoints.last()
+    if caplog.messages:
+        (line,) = caplog.messages
+        assert "round-00002 is damaged" in line
+        assert found.number == 1
+    assert isinstance(found.engine, dict)
+
+
+def test_a_folder_that_is_of_no_round_is_not_looked_at(tmp_path):
+    checkpoints = saved(tmp_path, 1)
+    (tmp_path / "checkpoints" / "round-old").mkdir()
+    assert checkpoints.last().number == last_round(tmp_path) == 1
