@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dccl_flower.simulations.arms.report import Comparison
+from dccl_flower.simulations.arms.report import EPSILON, Comparison
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, shown_value
 from dccl_flower.simulations.figures import save_figure
 
