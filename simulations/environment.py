@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dccl_flower.cache import cache_root
 from dccl_flower.config import ConfError
-from dccl_flower.data.images import cache_root
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Ray puts "/ray/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store" (68 bytes) below its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from full_disk import files_up_to
 
 # A second thread makes tiny tensors slower by orders of magnitude where the machine is busy.
 torch.set_num_threads(1)
@@ -26,4 +27,11 @@ def own_cache(tmp_path_factory):
     """Keep decoded images out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCCL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def small_files():
+    """Let no file grow beyond 20 kB, as if the disk were full."""
+    with files_up_to(20_000):
         yield

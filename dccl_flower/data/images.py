@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dccl_flower.cache import cache_entry
 from dccl_flower.config import ConfError
 from dccl_flower.data.layout import SPLITS, parquet_files
-from dccl_flower.files import content_key, write_folder
+from dccl_flower.files import content_key, naming, write_array
 from dccl_flower.image_config import ImageDataConf
 
 if TYPE_CHECKING:
@@ -49,24 +50,14 @@ class Images:
         return channels, height, width
 
 
-def cache_root() -> Path:
-    """Return the folder for decoded images: ``DCCL_CACHE``, else one below ``XDG_CACHE_HOME``."""
-    if explicit := os.environ.get("DCCL_CACHE"):
-        return Path(explicit).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "dccl-flower"
-
-
 def open_images(conf: ImageDataConf) -> Images:
     """Memory-map a data set, decoding it first where no process has done so yet.
 
     Raises ConfError for a path without parquet, missing columns or images of unequal size.
     """
     key = _images_key(conf)
-    folder = cache_root() / key
-    if not folder.exists():
-        decode = _decode if conf.path else BUILT_IN.get(conf.name, _decode)
-        write_folder(folder, lambda target: decode(conf, target))
+    decode = _decode if conf.path else BUILT_IN.get(conf.name, _decode)
+    folder = cache_entry(key, lambda target: decode(conf, target))
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
     return Images(key, **arrays)
 
@@ -84,10 +75,10 @@ def _decode(conf: ImageDataConf, folder: Path) -> None:
     splits = _load_splits(conf)
     shape: tuple[int, ...] = ()
     for split in SPLITS:
-        np.save(folder / f"{split}_labels.npy", _labels(splits[split], conf.label_column))
+        write_array(folder / f"{split}_labels.npy", _labels(splits[split], conf.label_column))
         shape = _decode_split(conf, splits[split], folder, split, shape)
     if conf.group_column is not None:
-        np.save(folder / "groups.npy", _group_codes(splits["train"], conf.group_column))
+        write_array(folder / "groups.npy", _group_codes(splits["train"], conf.group_column))
 
 
 def _load_splits(conf: ImageDataConf) -> DatasetDict:
@@ -144,19 +135,22 @@ def _decode_split(
         except Exception as error:  # what a column cannot be cast from differs by its type
             cause = _first_line(error)
             raise ConfError(f"data.image_column={column}: holds no images ({cause})") from error
-    target: Any = None
-    for row, sample in enumerate(rows.select_columns([column])):
-        try:
-            pixels = _pixels(sample[column], conf.rgb)
-            shape = shape or pixels.shape
-            if pixels.shape != shape:
-                raise ValueError(f"is {pixels.shape}, others have {shape}")
-        except ValueError as error:
-            raise ConfError(f"data.image_column={column}: row {row} of {split} {error}") from error
-        if target is None:
-            file, size = folder / f"{split}.npy", (len(rows), *shape)
-            target = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=size)
-        target[row] = pixels
+    # Not through a memory-map: there a full disk kills the process.
+    path = folder / f"{split}.npy"
+    with naming(path), path.open("wb") as file:
+        for row, sample in enumerate(rows.select_columns([column])):
+            try:
+                pixels = _pixels(sample[column], conf.rgb)
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise ValueError(f"is {pixels.shape}, others have {shape}")
+            except ValueError as error:
+                blamed = f"data.image_column={column}: row {row} of {split}"
+                raise ConfError(f"{blamed} {error}") from error
+            if row == 0:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(pixels.tobytes())
     return shape
 
 
@@ -250,15 +244,15 @@ def _decode_digits(conf: ImageDataConf, folder: Path) -> None:
         pixels, labels, test_size=DIGITS_TEST_SHARE, random_state=0, stratify=labels
     )
     for name, part in zip(ARRAYS, parts, strict=True):
-        np.save(folder / f"{name}.npy", part)
+        write_array(folder / f"{name}.npy", part)
 
 
 def _write_noise(conf: ImageDataConf, folder: Path) -> None:
     """Write images without content, of CIFAR-10's shape: for timing, which pixels do not change."""
     draw = np.random.default_rng(0)
     for split, size in NOISE_SIZES.items():
-        np.save(folder / f"{split}.npy", draw.integers(0, 256, (size, *NOISE_SHAPE), np.uint8))
-        np.save(folder / f"{split}_labels.npy", np.arange(size) % NOISE_CLASSES)
+        write_array(folder / f"{split}.npy", draw.integers(0, 256, (size, *NOISE_SHAPE), np.uint8))
+        write_array(folder / f"{split}_labels.npy", np.arange(size) % NOISE_CLASSES)
 
 
 BUILT_IN = {"digits": _decode_digits, "noise": _write_noise}

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from dccl_flower.cache import cache_entry
 from dccl_flower.data.arrange import arrange
-from dccl_flower.data.images import cache_root
 from dccl_flower.data.interactions import Interactions
 from dccl_flower.data.log_readers import log_files, read_amazon, read_table
 from dccl_flower.data.movielens import movielens_files, read_movielens
 from dccl_flower.data.world import made_up_world
-from dccl_flower.files import content_key, write_folder
+from dccl_flower.files import content_key, write_array
 from dccl_flower.interaction_config import LogDataConf
 
 FORMAT = 1  # to be raised when the same data become something else
@@ -28,10 +28,7 @@ def open_interactions(conf: LogDataConf, seed: int) -> Interactions:
     The seed decides a made-up world, and which negatives are drawn. Raises ConfError for what
     cannot be read or leaves nothing.
     """
-    folder = cache_root() / _log_key(conf, seed)
-    if not folder.exists():
-        log = _make(conf, seed)
-        write_folder(folder, lambda target: _save(log, target))
+    folder = cache_entry(_log_key(conf, seed), lambda target: _save(_make(conf, seed), target))
     arrays = {file.stem: _load(file) for file in folder.glob("*.npy")}
     return Interactions(**arrays)
 
@@ -58,7 +55,7 @@ def _make(conf: LogDataConf, seed: int) -> Interactions:
 def _save(log: Interactions, folder: Path) -> None:
     for each in fields(log):
         if (array := getattr(log, each.name)) is not None:
-            np.save(folder / f"{each.name}.npy", array)
+            write_array(folder / f"{each.name}.npy", array)
 
 
 def _load(file: Path) -> np.ndarray:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dccl_flower.data.images import Images, cache_root
+from dccl_flower.cache import cache_entry
+from dccl_flower.data.images import Images
 from dccl_flower.data.partition import Draws, partition
 from dccl_flower.data.split import hold_out, split_sides, subset
-from dccl_flower.files import content_key, write_folder
+from dccl_flower.files import content_key, naming
 from dccl_flower.image_config import ImageConf
 
 FORMAT = 2  # to be raised when the same configuration gives another plan
@@ -51,11 +52,8 @@ def open_plan(conf: ImageConf, images: Images) -> Plan:
         facts.append(devices.samples)
     if devices.heterogeneity != 1:
         facts.append(devices.heterogeneity)
-    folder = cache_root() / f"plan-{content_key(*facts)}"
-    if not (folder / "plan.npz").exists():
-        plan = make_plan(conf, images)
-        write_folder(folder, lambda target: _write(plan, target))
-    return _read(folder, conf)
+    name = f"plan-{content_key(*facts)}"
+    return _read(cache_entry(name, lambda target: _write(make_plan(conf, images), target)), conf)
 
 
 def make_plan(conf: ImageConf, images: Images) -> Plan:
@@ -84,13 +82,14 @@ def _pixel_statistics(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray,
 
 
 def _write(plan: Plan, folder: Path) -> None:
-    drawn = isinstance(plan.devices, Draws)
-    np.savez(
-        folder / "plan.npz",
-        device_rows=plan.device_rows(),
-        device_ends=[] if drawn else np.cumsum([len(rows) for rows in plan.devices]),
-        **{name: value for name, value in vars(plan).items() if name != "devices"},
-    )
+    drawn, path = isinstance(plan.devices, Draws), folder / "plan.npz"
+    with naming(path):
+        np.savez(
+            path,
+            device_rows=plan.device_rows(),
+            device_ends=[] if drawn else np.cumsum([len(rows) for rows in plan.devices]),
+            **{name: value for name, value in vars(plan).items() if name != "devices"},
+        )
 
 
 def _read(folder: Path, conf: ImageConf) -> Plan:

@@ -2,15 +2,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import numpy as np
 import pytest
 
 from dccl_flower.config import ConfError
-from dccl_flower.files import content_key, write_aside, write_folder, write_json
+from dccl_flower.files import (
+    append_whole,
+    content_key,
+    damaged_file,
+    write_array,
+    write_aside,
+    write_folder,
+    write_json,
+    write_sums,
+)
 
 
 def fill(folder, text="done"):
@@ -104,21 +115,59 @@ def test_nothing_stays_behind_when_filling_fails(tmp_path, error):
         fill(target)
         raise error
 
-    told = ConfError if isinstance(error, OSError) else type(error)
-    with pytest.raises(told):
+    with pytest.raises(type(error)):
         write_folder(tmp_path / "x", fail)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_process_that_was_faster_wins(tmp_path):
-    def slow(target):
-        fill(target, "slow")
-        (tmp_path / "x").mkdir()
-        fill(tmp_path / "x", "fast")
+def test_a_full_disk_is_told_with_the_file_that_was_to_be(tmp_path, small_files):
+    def fill_much(target):
+        write_array(target / "a.npy", np.zeros(4000))
 
-    write_folder(tmp_path / "x", slow)
-    assert os.listdir(tmp_path) == ["x"]
-    assert (tmp_path / "x" / "a").read_text() == "fast"
+    for write in (
+        lambda: write_folder(tmp_path / "x", fill_much),
+        lambda: write_aside(tmp_path / "x" / "a.npy", bytes(30_000)),
+    ):
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path}/x/a\.npy'$"):
+            write()
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_text_is_appended_whole_or_not_at_all(tmp_path, small_files):
+    path = tmp_path / "log"
+    for text in ("first\n", "second\n"):
+        append_whole(path, text)
+    with pytest.raises(OSError, match=rf"File too large: '{path}'$"):
+        append_whole(path, "a" * 30_000)
+    append_whole(path, "third\n")
+    assert path.read_text() == "first\nsecond\nthird\n"
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (0,), (4, 0)])
+def test_an_array_comes_back_as_numpy_writes_it(tmp_path, shape):
+    array = np.arange(math.prod(shape), dtype=np.int64).reshape(shape).T
+    write_array(tmp_path / "a.npy", array)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == array.dtype
+    assert found.tolist() == array.tolist()
+
+
+def test_sums_find_the_file_that_is_damaged_missing_or_new(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    write_sums(tmp_path)
+    assert damaged_file(tmp_path) is None
+    lines = [f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in "ab"]
+    assert (tmp_path / "SHA256").read_text() == "".join(lines)
+    (tmp_path / "c").touch()
+    assert damaged_file(tmp_path) == "c"
+    (tmp_path / "b").unlink()
+    assert damaged_file(tmp_path) == "b"
+    (tmp_path / "a").write_text("c")
+    assert damaged_file(tmp_path) == "a"
+    for content in (b"", b"no sums", b"\xff"):
+        (tmp_path / "SHA256").write_bytes(content)
+        assert damaged_file(tmp_path) == "SHA256"
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_cause(tmp_path):

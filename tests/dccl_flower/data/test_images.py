@@ -53,7 +53,7 @@ def opened(folder, **options):
 def refusal(folder, **options):
     with pytest.raises(ConfError) as caught:
         opened(folder, **options)
-    assert list(Path(os.environ["DCCL_CACHE"]).glob("*")) == []
+    assert list(Path(os.environ["DCCL_CACHE"]).glob("images-*")) == []
     message = str(caught.value)
     assert "\n" not in message
     return message
