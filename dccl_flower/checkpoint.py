@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from dccl_flower.files import write_aside
 
 
 def save_models(folder: Path, states: dict[str, dict[str, Tensor]]) -> list[Path]:
-    """Write each state to ``folder/NAME.safetensors``, aside and then renamed; return the paths."""
+    """Write each state to ``folder/NAME.safetensors``, aside and then renamed; return the paths.
+
+    Raises OSError, which names the file, where it cannot be written.
+    """
     paths = []
     for name, state in states.items():
         path = folder / f"{name}.safetensors"
-        write_aside(path, partial(save_file, _plain(state)))
+        write_aside(path, to_bytes(state))
         paths.append(path)
     return paths
 

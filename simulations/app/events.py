@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dccl_flower.files import append_whole
+
 EVENTS_FILE = "events.jsonl"
 Tell = Callable[[dict[str, Any]], None]
 
@@ -30,8 +32,7 @@ class EventWriter(logging.Handler):
     def write(self, event: str, **values: Any) -> None:
         """Append one event with the time in seconds since the epoch."""
         content = {"event": event, "time": time.time(), **values}
-        with self._path.open("a") as file:
-            file.write(json.dumps(content) + "\n")
+        append_whole(self._path, json.dumps(content) + "\n")
         for tell in self._listeners:
             tell(content)
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from math import isnan
 from pathlib import Path
@@ -57,7 +58,8 @@ def run_experiment(
         try:
             _run(experiment, folder, events, engine, resume)
         except BaseException as error:
-            events.write("failed", cause=one_line(error), again=isinstance(error, WorkerLost))
+            with suppress(OSError):  # of a full disk, which is the cause: raise that
+                events.write("failed", cause=one_line(error), again=isinstance(error, WorkerLost))
             raise
         finally:
             logging.getLogger("dccl_flower").removeHandler(events)
@@ -133,6 +135,8 @@ def device_table(method: ScoresByDevice) -> dict[str, Any]:
 
 def one_line(error: BaseException) -> str:
     """Return an error as one line; its type only where it is not one of ours."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or "no message"
     is_ours = isinstance(error, ConfError) or type(error).__module__.startswith("dccl_flower")
     return text if is_ours else f"{type(error).__name__}: {text}"

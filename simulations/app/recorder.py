@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dccl_flower.codecs import State
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
+from dccl_flower.files import append_whole
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.events import EventWriter
 
@@ -96,12 +98,12 @@ def round_row(number: int, scores: Mapping[str, float], seconds: float, facts: R
 
 def append_row(path: Path, row: Row) -> None:
     """Append a line to rounds.csv, with a header first; lists and counts are joined by spaces."""
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(row)
-        writer.writerow(_cell(value) for value in row.values())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not path.exists():
+        writer.writerow(row)
+    writer.writerow(_cell(value) for value in row.values())
+    append_whole(path, text.getvalue())
 
 
 def _cell(value: Any) -> Any:

@@ -146,8 +146,7 @@ def _told(error: RunError, folder: Path) -> str:
     is_flower_s = isinstance(error, FlowerError) and log.exists()
     cause = cause_in(log.read_text(errors="replace")) if is_flower_s else ""
     told = f"{cause}; {error}" if cause else str(error)
-    is_lost = isinstance(error, FlowerError | WorthAnother)
-    more = _how_to_go_on(folder) if is_lost else ""
+    more = _how_to_go_on(folder)
     return f"{told} (log: {log}){more and '; '}{more}"
 
 

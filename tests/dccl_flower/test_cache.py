@@ -39,9 +39,10 @@ def cache(tmp_path, monkeypatch):
 
 
 def flip_a_bit(path):
-    """Change the last byte; time and size stay."""
-    stat, content = path.stat(), path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    """Change the byte in the middle; time and size stay."""
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_size == stat.st_size
 
@@ -66,7 +67,7 @@ def test_a_tilde_in_the_cache_path_is_the_home(tmp_path, monkeypatch):
 @pytest.mark.parametrize("conf", ["digits", "dccl_world"])
 def test_whatever_file_is_damaged_is_named_and_made_anew(conf, cache, caplog):
     def opened():
-        small = ["data.world.users=50"] if conf == "dccl_world" else []
+        small = ["data.world.users=200", "devices.count=20"] if conf == "dccl_world" else []
         return open_experiment(load_conf(conf, small))
 
     opened()
