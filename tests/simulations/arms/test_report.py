@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from dccl_flower.simulations.arms import plots
 from dccl_flower.simulations.arms.arms import load_arms
-from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes
+from dccl_flower.simulations.arms.plots import plot_arms, plot_bytes, plot_epsilon
 from dccl_flower.simulations.arms.report import Comparison, largest_swing, markdown
 
 TABLE = load_arms("dc_ccl")
@@ -112,3 +113,23 @@ def test_plots_are_written(tmp_path):
     plot_bytes(comparison, "Bytes", tmp_path / "bytes.png")
     for name in ("arms.png", "bytes.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_epsilon_is_a_column_and_a_plot_where_a_run_has_one(tmp_path, monkeypatch):
+    private = {
+        ("strict", seed): {**RESULTS["strict", seed], "epsilon": 2 + seed} for seed in (0, 1)
+    }
+    comparison = Comparison(TABLE, {**RESULTS, **private})
+    text = markdown(comparison, "Arms", "dccl arms digits")
+    header, _, *rows = [line for line in text.splitlines() if line.startswith("|")][:8]
+    assert header.endswith("| epsilon |")
+    last = [row.split("|")[-2].strip() for row in rows if "strict" in row or "mimic" in row]
+    assert sorted(set(last)) == ["-", "2.50 ± 0.71"]
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    plot_epsilon(comparison, "Arms", tmp_path / "epsilon.png")
+    (axes,) = drawn[0].axes
+    (points,) = axes.containers
+    assert [float(value) for value in points.lines[0].get_xdata()] == [2.5]
+    assert axes.get_xscale() == "log"
+    assert "epsilon" not in markdown(Comparison(TABLE, RESULTS), "Arms", "dccl arms digits")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from dccl_flower.config_loading import load_conf
@@ -10,7 +12,7 @@ from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.following import WorthAnother
 from dccl_flower.simulations.run.runner import _attempts, _told
 from dccl_flower.simulations.superlink import FlowerError, RunError
-from dccl_flower.standing import Checkpoints, Standing
+from dccl_flower.standing import FOLDER, Checkpoints, Standing
 
 
 def attempts(folder, rounds, *changes):
@@ -54,6 +56,9 @@ def test_the_line_names_the_log_and_how_to_go_on(tmp_path):
     log = tmp_path / LOG_FILE
     more = f"dccl run --resume {tmp_path} goes on after round 4"
     assert told == f"the SuperLink has died (log: {log}); {more}"
+    told = _told(RunError("device 3 sent a NaN"), tmp_path)
+    assert told == f"device 3 sent a NaN (log: {log}); {more}"
+    shutil.rmtree(tmp_path / FOLDER)
     assert _told(RunError("device 3 sent a NaN"), tmp_path) == f"device 3 sent a NaN (log: {log})"
 
 
