@@ -22,7 +22,7 @@ from dccl_flower.flower.nodes import Met, by_node, meet_nodes
 from dccl_flower.method import Ask
 from dccl_flower.turns import Plain
 
-TRAIN = "train"
+TRAIN, EVALUATE = "train", "evaluate"
 HOLDS = "holds-"
 Known = tuple[State, ArrayRecord]
 
@@ -209,7 +209,7 @@ class Courier:
             line = f"{named(devices)} answered what {named(asked)} was asked"
             raise BadAnswer("stranger", line)
         letter = errand.letters[devices[0]]
-        reply = letter.read(content)
+        reply = letter.read_scores(content) if errand.kind == EVALUATE else letter.read(content)
         self.judge.check(letter.ask, reply.answer, reply.counts, named(devices))
         self.ledger.received(content, letter.ask.brings, reply.merged_bytes)
         errand.replies.update(dict.fromkeys(devices, reply))
@@ -242,10 +242,11 @@ class Courier:
             self.ledger.sent(content)
             messages.append(Message(content, dst_node_id=node, message_type="query.holds"))
         for reply in self._exchange(messages):
-            if reply.has_error():
+            node = reply.metadata.src_node_id
+            if reply.has_error() or node not in asked:
                 continue
             self.ledger.received(reply.content)
-            ids, told = asked[reply.metadata.src_node_id], _holdings(reply.content)
+            ids, told = asked[node], _holdings(reply.content)
             if all(len(told.get(name, ())) == len(ids) for name in letter.ask.keep):
                 for place, device in enumerate(ids):
                     yield device, [name for name in letter.ask.keep if not told[name][place]]

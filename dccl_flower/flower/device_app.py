@@ -84,7 +84,7 @@ class DeviceClient(NumPyClient):
         device = self._device(config.get("device"), config)
         ask = self._ask(parameters, config, device, self._take_parcels(device.number, config))
         answer = self._half.turn(ask, device)
-        metrics = dict(answer.metrics)
+        metrics = {**answer.metrics, ROUND: config[ROUND]}
         return metrics.pop("loss"), int(answer.count), metrics
 
     def _take_turns(self, parameters: Arrays, config: Metrics) -> tuple[Arrays, int, Metrics]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from dccl_flower.engine import Traffic
 from dccl_flower.flower.letters import BESIDE
@@ -46,10 +46,16 @@ class Ledger(Traffic):
         for metrics in content.metric_records.values():
             self.count("other_up", metrics.count_bytes())
         for config in content.config_records.values():
-            self.count("other_up", config.count_bytes())
+            self.count("other_up", config_bytes(config))
 
 
 def arrays_bytes(content: RecordDict) -> int:
     """Return the bytes of a message's arrays, headers and names included."""
     records: list[ArrayRecord] = list(content.array_records.values())
     return sum(record.count_bytes() for record in records)
+
+
+def config_bytes(config: ConfigRecord) -> int:
+    """Return bytes as Flower counts them; its own count fails at an empty text or list."""
+    filled = {k: v for k, v in config.items() if isinstance(v, int | float) or len(v) > 0}
+    return ConfigRecord(filled).count_bytes() + sum(map(len, config.keys() - filled.keys()))

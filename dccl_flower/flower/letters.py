@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,17 +99,26 @@ class Letter:
         """Return the bytes of the parcels named."""
         return {name: self.ask.keep[name].blob() for name in parcels}
 
+    def read_scores(self, content: RecordDict) -> Reply:
+        """Return the scores of a device on its own samples."""
+        devices, (metrics,) = speakers(content), content.metric_records.values()
+        who = named(devices)
+        count = self._count(metrics, who)
+        told: dict[str, Any] = {k: v for k, v in metrics.items() if k not in NOT_AVERAGED}
+        for name, value in told.items():
+            if isinstance(value, list):
+                raise BadAnswer("unfit", f"{who} replied with {len(value)} values of {name!r}")
+            if not math.isfinite(value):
+                raise BadAnswer("not_finite", f"{who} replied with {name}={value}")
+        contents = [RecordDict({"metrics": MetricRecord(told)})]
+        return Reply(devices, Answer(devices[0], {}, count, told), contents, {devices[0]: count})
+
     def read(self, content: RecordDict) -> Reply:
         """Return what one message brought."""
-        devices = speakers(content)
-        (metrics,) = content.metric_records.values()
+        devices, (metrics,) = speakers(content), content.metric_records.values()
         is_merged = "devices" in metrics
         who = in_line(devices, is_merged)
-        if metrics.get(ROUND) != self.config[ROUND]:
-            other = metrics.get(ROUND)
-            line = f"{who} replied to round {other}, in round {self.config[ROUND]}"
-            raise BadAnswer("stale", line)
-        count = check_count(metrics.get(SAMPLES), who)
+        count = self._count(metrics, who)
         state = self._state(content, is_merged, who)
         check_values(state, who)
         each: dict[str, Any] = {k: v for k, v in metrics.items() if k not in NOT_AVERAGED}
@@ -132,6 +142,14 @@ class Letter:
         answer = Answer(devices[0], state, count, own, wanted, devices[1:])
         size = len(devices) * self._up.count_bytes() if is_merged else None
         return Reply(devices, answer, contents, counts, peak, renewed, size)
+
+    def _count(self, metrics: MetricRecord, who: str) -> int:
+        """Return the samples of a reply to this round."""
+        if metrics.get(ROUND) != self.config[ROUND]:
+            other = metrics.get(ROUND)
+            line = f"{who} replied to round {other}, in round {self.config[ROUND]}"
+            raise BadAnswer("stale", line)
+        return check_count(metrics.get(SAMPLES), who)
 
     def _state(self, content: RecordDict, is_merged: bool, who: str) -> State:
         if len(content.array_records) != 1:

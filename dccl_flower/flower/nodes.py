@@ -95,13 +95,22 @@ def _ask(
     patience = max(1.0, deadline - time.monotonic())
     for reply in grid.send_and_receive(messages, timeout=patience):
         if reply.has_error():
-            raise FederationError(f"a node cannot say who it is: {reply.error.reason}")
+            cause = " ".join((reply.error.reason or "no reason given").split())
+            raise FederationError(f"a node cannot say who it is: {cause}")
         ledger.received(reply.content)
-        (metrics,) = reply.content.metric_records.values()
-        if "partition-id" not in metrics:
-            way_out = "start it with --node-config 'partition-id=0'"
-            raise FederationError(f"a node has no partition id: {way_out}")
-        told: dict[str, Any] = {"num-partitions": 0, MODS: 0, **metrics}
-        place, total, mods = (int(told[k]) for k in ("partition-id", "num-partitions", MODS))
-        places[reply.metadata.src_node_id] = place, total, mods
+        places[reply.metadata.src_node_id] = _place(reply.content)
     return places
+
+
+def _place(content: RecordDict) -> tuple[int, int, int]:
+    """Return what a node says: its partition id, the number of partitions, and of mods."""
+    told: dict[str, Any] = {"num-partitions": 0, MODS: 0}
+    for metrics in content.metric_records.values():
+        told |= metrics
+    if "partition-id" not in told:
+        way_out = "start it with --node-config 'partition-id=0'"
+        raise FederationError(f"a node has no partition id: {way_out}")
+    place, total, mods = (told[key] for key in ("partition-id", "num-partitions", MODS))
+    if any(type(number) is not int for number in (place, total, mods)):
+        raise FederationError(f"a node says that it is {place!r:.80} of {total!r:.80} partitions")
+    return place, total, mods

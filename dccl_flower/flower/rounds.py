@@ -21,7 +21,7 @@ from dccl_flower.fleet.clock import Cohort
 from dccl_flower.fleet.judge import FaultPolicy, Judge, RoundStopped
 from dccl_flower.fleet.roster import Roster
 from dccl_flower.fleet.tiers import turn_costs
-from dccl_flower.flower.courier import TRAIN, Courier, Errand
+from dccl_flower.flower.courier import EVALUATE, TRAIN, Courier, Errand
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.letters import KEEP_LAST, Reply
 from dccl_flower.flower.nodes import check_node_count
@@ -76,6 +76,7 @@ class Rounds(FedAvg):
         self._courier: Courier | None = None
         self._round: OpenRound | None = None
         self._errand: Errand | None = None
+        self._evaluation: Errand | None = None
         self.is_private: bool | None = None
         self.failed: list[Message] = []  # replies that a wrapper has kept to itself
         self._begun: Standing | None = None
@@ -195,20 +196,20 @@ class Rounds(FedAvg):
         state, courier = self.state(arrays), self._prepare(grid)
         asks = self.method.evaluation(server_round, state, cohort)
         letters = courier.letters(asks, (server_round, AFTER_ALL), (state, arrays))
-        return courier.send(letters, "evaluate", dict(config)).messages
+        self._evaluation = courier.send(letters, EVALUATE, dict(config))
+        return self._evaluation.messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Average the devices' scores by sample count."""
-        by_device = {}
-        for reply in replies:
-            if reply.has_content():
-                self.ledger.received(reply.content)
-                (metrics,) = reply.content.metric_records.values()
-                by_device[metrics.pop("device")] = reply
-        in_order = [by_device[device] for device in sorted(by_device)]
-        return super().aggregate_evaluate(server_round, in_order)
+        """Average the devices' scores by sample count; the fault policy judges them, too."""
+        if self._evaluation is None:
+            return None
+        assert self._courier is not None
+        answered = self._courier.read(self._evaluation, replies)
+        self._evaluation = None
+        contents = [content for reply in answered for content in reply.contents]
+        return self.evaluate_metrics_aggr_fn(contents, self.weighted_by_key)
 
     def facts(self) -> RoundFacts:
         """Tell of the last round; bytes are those since the last call."""

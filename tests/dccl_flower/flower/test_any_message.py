@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 import pytest
-import torch
 from flwr.app import ConfigRecord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stepper import PARCEL, STATE, Stepper, Steps
 
 from dccl_flower.checkpoint import to_bytes
 from dccl_flower.codecs import FP32
-from dccl_flower.device_store import Parcel, sha256
+from dccl_flower.device_store import sha256
 from dccl_flower.flower.device_app import DeviceClient
 from dccl_flower.flower.letters import Letter
 from dccl_flower.flower.wire import ndarrays
-from dccl_flower.learning.fusion import Fusion
-from dccl_flower.method import Answer, Ask
-from dccl_flower.strategies.exchange import merge_answers
+from dccl_flower.method import Ask
 
-STATE = {"w": torch.tensor([[1.0, 0.5], [-0.25, 0.0]])}
 ENGINE = {"server-round": 1, "exchange": 0, "keep-last": 1, "seed": 0, "run": "tests"}
-PARCEL = Parcel.of({"m": torch.ones(3)})
 FEW = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@dataclass(frozen=True)
-class Steps:
-    count: int = 3
-    rate: float = 0.5
-    loss: str = "ce"
-
-
-class Stepper:
-    """A half that keeps what it is sent."""
-
-    turns = (Steps,)
-
-    def state_like(self, turn, device):
-        return STATE
-
-    def turn(self, ask, device):
-        for parcel in ask.keep.values():
-            parcel.state()
-        device.memory.keep("last", dict(ask.state))
-        return Answer(device.number, dict(ask.state), 1)
-
-    def merge(self, turn, answers):
-        return merge_answers(answers, Fusion())
 
 
 def message(devices, is_shared):

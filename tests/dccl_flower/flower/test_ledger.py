@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dccl_flower.flower.ledger import Ledger
+from dccl_flower.flower.ledger import Ledger, config_bytes
 
 
 def arrays():
@@ -81,3 +83,13 @@ def test_a_merged_copy_counts_as_the_arrays_it_stands_for():
     reply = RecordDict({"arrays": arrays(), "metrics": MetricRecord({"n": 3})})
     ledger.received(reply, "co", 1234)
     assert (ledger.totals["co_up"], ledger.totals["other_up"]) == (1234, 9)
+
+
+@given(st.dictionaries(st.text(), st.integers(0, 9) | st.text() | st.lists(st.text())))
+def test_a_config_counts_as_flower_counts_it_and_what_is_empty_by_its_key(values):
+    def is_filled(value):
+        return isinstance(value, int) or len(value) > 0
+
+    filled = ConfigRecord({key: value for key, value in values.items() if is_filled(value)})
+    empty = sum(len(key) for key, value in values.items() if not is_filled(value))
+    assert config_bytes(ConfigRecord(values)) == filled.count_bytes() + empty

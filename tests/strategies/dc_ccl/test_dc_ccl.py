@@ -292,3 +292,51 @@ def test_devices_can_score_on_their_own_samples(tmp_path):
     assert len(asked) == 2
     assert "device" not in metrics
     assert 0 <= metrics["accuracy"] <= 1
+
+
+class OneWrongScore(LocalGrid):
+    """Changes the first reply to an evaluate message."""
+
+    def __init__(self, app, num_nodes, change):
+        super().__init__(app, num_nodes)
+        self.change = change
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        replies = super().send_and_receive(messages, timeout=timeout)
+        if messages and messages[0].metadata.message_type == "evaluate":
+            self.change(replies[0].content)
+        return replies
+
+
+def told(content):
+    (metrics,) = content.metric_records.values()
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda content: content.clear(), "nameless"),
+        (lambda content: told(content).pop("device"), "nameless"),
+        (lambda content: told(content).update({"device": 4}), "stranger"),
+        (lambda content: told(content).update({"server-round": 7}), "stale"),
+        (lambda content: told(content).update({"num-examples": 0}), "samples"),
+        (lambda content: told(content).update({"accuracy": float("nan")}), "not_finite"),
+        (lambda content: told(content).update({"loss": [1.0]}), "unfit"),
+    ],
+)
+def test_a_wrong_score_is_judged_as_the_policy_says(change, kind, tmp_path):
+    def run(min_replies):
+        rounds = RoundsConf(count=1, local_steps=4, lr=0.05, min_replies=min_replies)
+        strategy = tiny_strategy(fraction_evaluate=0.4, rounds=rounds)
+        grid = OneWrongScore(tiny_app(tmp_path), 5, change)
+        result = strategy.start(grid, strategy.initial_arrays(), num_rounds=1)
+        return result.evaluate_metrics_clientapp[1], strategy.facts().faults
+
+    metrics, faults = run(0.5)
+    assert 0 <= metrics["accuracy"] <= 1
+    assert "server-round" not in metrics
+    assert faults == {kind: 1}
+    with pytest.raises(AggregationError, match=f"1 of 2 devices answered.*{kind}: "):
+        run(1.0)
