@@ -30,14 +30,25 @@ GROUP = "dccl_flower.methods"
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """Numbers that come back beside a state: how many, None for any number of them.
+
+    nan may stand in the place of the first ``may_lack`` of them.
+    """
+
+    count: int | None = None
+    may_lack: int = 0
+
+
+@dataclass(frozen=True)
 class Ask:
     """What one device is asked in one exchange.
 
     ``turn`` is the method's own frozen dataclass of plain values. ``beside`` are tensors that go
     down with it each time, ``keep`` those that a device is sent once. ``like`` gives names and
-    shapes of what comes back where it is not a trained copy of ``state``. ``wants`` names the
-    tensors that come back beside it. ``sends`` and ``brings`` are what the ledger calls the state
-    on its way down and what comes up.
+    shapes of what comes back where it is not a trained copy of ``state``. ``wants`` tells by name
+    of the numbers that come back beside it. ``sends`` and ``brings`` are what the ledger calls the
+    state on its way down and what comes up.
     """
 
     state: State
@@ -45,7 +56,7 @@ class Ask:
     beside: Mapping[str, State] = field(default_factory=dict)
     keep: Mapping[str, Parcel] = field(default_factory=dict)
     like: State | None = None
-    wants: Sequence[str] = ()
+    wants: Mapping[str, Numbers] = field(default_factory=dict)
     sends: str = "model"
     brings: str = "model"
 

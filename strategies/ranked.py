@@ -18,13 +18,14 @@ from dccl_flower.fleet.tiers import Load, Workload
 from dccl_flower.interaction_experiment import InteractionExperiment, recipe
 from dccl_flower.learning.ranking import UserScores, gauc, user_scores
 from dccl_flower.learning.recommend import Logits, fit, predict
-from dccl_flower.method import Answer, DeviceScore, OnProgress
+from dccl_flower.method import Answer, DeviceScore, Numbers, OnProgress
 from dccl_flower.models.recommender import Recommender
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.kept import kept_models
 
 SCORES, MODEL, DEVICES = "scores", "model", "devices"
 MEANS = ("hit", "ndcg", "mrr")
+RANKS = {SCORES: Numbers(len(fields(UserScores)), may_lack=4)}  # all but the count
 SCORE_BYTES = 8 * len(fields(UserScores))
 
 

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from dccl_flower.config import BareRoundsConf, OnFailure
-from dccl_flower.faults import BadAnswer, Fault, check_norm
-from dccl_flower.method import Answer, Ask
+from dccl_flower.faults import BadAnswer, Fault, check_norm, check_values
+from dccl_flower.method import Answer, Ask, Numbers
 
 # A device may come to hold more samples from one turn to the next, but not so many times more.
 MOST_GROWTH = 100
@@ -56,8 +59,11 @@ class Judge:
     def check(self, ask: Ask, answer: Answer, counts: Mapping[int, int], who: str) -> None:
         """Take an answer with the samples of each device behind it.
 
-        Raises BadAnswer for an update too large, and for many times the samples told before.
+        Raises BadAnswer for an update too large, for many times the samples told before, and for
+        numbers beside it that were not asked for so.
         """
+        for name, numbers in ask.wants.items():
+            _check_numbers(name, numbers, answer.beside.get(name), who)
         if self.policy.max_norm is not None:
             base = ask.state if ask.like is None else {}
             check_norm(answer.state, base, self.policy.max_norm, who)
@@ -121,3 +127,14 @@ class Judge:
     def _count(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             self._counts[fault.kind] += max(1, len(fault.devices))
+
+
+def _check_numbers(name: str, numbers: Numbers, told: Tensor | None, who: str) -> None:
+    if told is None:
+        raise BadAnswer("unfit", f"{who} did not tell its {name}")
+    if numbers.count is not None and told.shape != (numbers.count,):
+        asked = f"expected {numbers.count}"
+        raise BadAnswer("unfit", f"{who} replied with {told.numel()} values of {name!r}, {asked}")
+    flat = told.flatten()
+    present = flat[: numbers.may_lack]
+    check_values({name: torch.cat([present[~present.isnan()], flat[numbers.may_lack :]])}, who)

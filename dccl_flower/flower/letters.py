@@ -122,13 +122,14 @@ class Letter:
         state = self._state(content, is_merged, who)
         check_values(state, who)
         each: dict[str, Any] = {k: v for k, v in metrics.items() if k not in NOT_AVERAGED}
-        wanted = self._wanted(each, who)
+        wanted = {name: torch.tensor(each.pop(name)) for name in self.ask.wants if name in each}
         if is_merged:
             each[SAMPLES] = each.pop(f"{SAMPLES}-each", [])
         else:
             each = {name: [value] for name, value in each.items()}
         told = _one_by_one(devices, each)
-        peak = max(float(metrics.pop(PEAK, 0.0)) for metrics in told)
+        peaks = [float(metrics.pop(PEAK, 0.0)) for metrics in told]
+        check_values({PEAK: torch.tensor(peaks)}, who)
         renewed = [d for d, metrics in zip(devices, told, strict=True) if metrics.pop(RENEWED, 0)]
         counts = {
             device: check_count(metrics[SAMPLES], named([device]))
@@ -141,7 +142,7 @@ class Letter:
         own = {} if is_merged else told[0]
         answer = Answer(devices[0], state, count, own, wanted, devices[1:])
         size = len(devices) * self._up.count_bytes() if is_merged else None
-        return Reply(devices, answer, contents, counts, peak, renewed, size)
+        return Reply(devices, answer, contents, counts, max(peaks), renewed, size)
 
     def _count(self, metrics: MetricRecord, who: str) -> int:
         """Return the samples of a reply to this round."""
@@ -161,12 +162,6 @@ class Letter:
             return read(self.codec, self.ask, ndarrays(arrays))
         except ValueError as error:
             raise BadAnswer("unfit", f"{who} replied with what does not fit: {error}") from error
-
-    def _wanted(self, told: dict[str, Any], who: str) -> State:
-        """Take out of the metrics the tensors that come beside the state."""
-        if missing := [name for name in self.ask.wants if name not in told]:
-            raise BadAnswer("unfit", f"{who} did not tell its {', '.join(missing)}")
-        return {name: torch.tensor(told.pop(name)) for name in self.ask.wants}
 
     def _merged(self, codec: Codec, ask: Ask, arrays: Sequence[np.ndarray]) -> State:
         if ask.like is not None:

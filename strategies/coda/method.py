@@ -15,7 +15,7 @@ from dccl_flower.device_store import Parcel
 from dccl_flower.fleet.tiers import Load, Workload
 from dccl_flower.interaction_experiment import recipe
 from dccl_flower.learning.matching import KeyWeights, Pool, match_keys, rows_of_some_users
-from dccl_flower.method import Answer, Ask, Kinds, MethodKind, OnProgress, Round, true_ones
+from dccl_flower.method import Answer, Ask, Kinds, MethodKind, Numbers, OnProgress, Round, true_ones
 from dccl_flower.seeds import torch_generator
 from dccl_flower.strategies.coda.conf import CodaConf, conf_of
 from dccl_flower.strategies.coda.device import CodaDevice, Learn, Score, Tell
@@ -30,7 +30,7 @@ from dccl_flower.strategies.coda.shared import (
     packed,
     read_keys,
 )
-from dccl_flower.strategies.ranked import SCORES, Ranked
+from dccl_flower.strategies.ranked import RANKS, SCORES, Ranked
 
 
 class Coda(Ranked):
@@ -51,13 +51,14 @@ class Coda(Ranked):
         keep = {MODEL: Parcel.of(self.model.state_dict())}
         if self.conf.method.serves == "cloud":
             turn = Score(self.conf.top_k)
-            ask = Ask({}, turn, keep=keep, like={}, wants=(SCORES,), brings=SCORES)
+            ask = Ask({}, turn, keep=keep, like={}, wants=RANKS, brings=SCORES)
             answers = yield dict.fromkeys(devices, ask)
             self.take(answers.values())
             return state
         found: dict[int, Tensor] = {}
         if self.conf.matching.by != "nothing":
-            tell = Ask({}, Tell(), like={}, wants=(ITEM, HISTORY), brings="keys")
+            wants = {ITEM: Numbers(), HISTORY: Numbers()}
+            tell = Ask({}, Tell(), like={}, wants=wants, brings="keys")
             told = yield dict.fromkeys(devices, tell)
             found = {device: self._match(number, each) for device, each in told.items()}
             devices = list(found)
@@ -129,10 +130,11 @@ class Coda(Ranked):
 
     def _learn(self, keep: Mapping[str, Parcel], found: Tensor | None) -> Ask:
         conf = self.conf
-        tells_kept = conf.method.report_kept and found is not None and len(found) > 0
+        num_found = 0 if found is None else len(found)
+        tells_kept = conf.method.report_kept and num_found > 0
         turn = Learn(recipe(conf.device), conf.sieve.sieve(), conf.top_k, tells_kept)
         offered = {} if found is None else {MATCHED: packed(taken(self.pool.samples, found))}
-        wants = (SCORES, KEPT) if tells_kept else (SCORES,)
+        wants = RANKS | ({KEPT: Numbers(num_found)} if tells_kept else {})
         return Ask({}, turn, beside=offered, keep=keep, like={}, wants=wants, brings=SCORES)
 
     def _measure(self, found: Mapping[int, Tensor], answers: Mapping[int, Answer]) -> None:

@@ -26,7 +26,7 @@ from dccl_flower.learning.head_tuning import apply_head_gradient, head_part
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.server_update import ServerUpdate
 from dccl_flower.learning.widths import Widths, level
-from dccl_flower.method import Ask, Round
+from dccl_flower.method import Ask, Numbers, Round
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.device import HEAD_SAMPLES, Score, Train, TuneHead
@@ -206,13 +206,14 @@ class DcCclServer:
             return Train(recipe, loss, keeps, tells, other.own_share, merging, width)
 
         given = {name: held for name, held in beside.items() if held}
-        wants = (CLASS_COUNTS,) if tells else ()
+        wants = {CLASS_COUNTS: Numbers(self.cloud.num_classes)} if tells else {}
         return self._asks(state, devices, turn, beside=given, wants=wants)
 
     def _tuning(self, state: State, devices: Sequence[int], step: int) -> dict[int, Ask]:
         turn = TuneHead(self.rounds.local_steps, self.settings.loss, step)
         like = head_part(self.cloud.co_submodel, state)
-        ask = Ask(state, turn, {}, self._keep, like, (HEAD_SAMPLES,), "co", "head_gradient")
+        wants = {HEAD_SAMPLES: Numbers(1)}
+        ask = Ask(state, turn, {}, self._keep, like, wants, "co", "head_gradient")
         return dict.fromkeys(devices, ask)
 
     def _train_cloud(self, state: State, recipe: LocalRecipe, number: int) -> Copy | None:

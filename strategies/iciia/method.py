@@ -22,6 +22,7 @@ from dccl_flower.method import (
     Ask,
     Kinds,
     MethodKind,
+    Numbers,
     OnProgress,
     Round,
     Served,
@@ -142,7 +143,8 @@ class Iciia:
         score = Score(self.conf.adaptation.serving(), self.is_federated)
         if not self.is_federated:
             parcels[MODULE] = Parcel.of(self.module.state_dict())
-        ask = Ask(state, score, keep=parcels, like={}, wants=(CORRECT,), brings="scores")
+        wants = {CORRECT: Numbers(len(SCORED))}
+        ask = Ask(state, score, keep=parcels, like={}, wants=wants, brings="scores")
         if there := self._with_images(devices):
             answers = yield dict.fromkeys(there, ask)
             if answers:  # by a clock it may be that none of those who answer has an image

@@ -46,7 +46,7 @@ from dccl_flower.strategies.metapatch.parts import (
     Parts,
     copied,
 )
-from dccl_flower.strategies.ranked import DEVICES, SCORES, Ranked
+from dccl_flower.strategies.ranked import DEVICES, RANKS, SCORES, Ranked
 
 Exchanges = Generator[Mapping[int, Ask], Mapping[int, Answer], None]
 NOTHING = torch.zeros(0)
@@ -93,7 +93,7 @@ class MetaPatchServer(Ranked):
         adapt = Adapt(recipe(self.conf.device), self.conf.top_k)
         like = {VECTOR: self.parts.patches.start()} if self.parts.has_vectors else {}
         answers = yield dict.fromkeys(
-            devices, Ask(state, adapt, like=like, wants=(SCORES,), brings=VECTOR)
+            devices, Ask(state, adapt, like=like, wants=RANKS, brings=VECTOR)
         )
         self.take(answers.values())
         self.vectors |= {d: each.state.get(VECTOR, NOTHING) for d, each in answers.items()}
@@ -108,7 +108,7 @@ class MetaPatchServer(Ranked):
             is_proxy = self.conf.method.serves == "proxy"
             served = copied(self.parts.proxy if is_proxy else self.parts.alone)
             score = Score(self.conf.top_k, is_proxy)
-            ask = Ask(served, score, like={}, wants=(SCORES,), brings=SCORES)
+            ask = Ask(served, score, like={}, wants=RANKS, brings=SCORES)
             scored = yield dict.fromkeys(answers, ask)
             self.take(scored.values())
         return state

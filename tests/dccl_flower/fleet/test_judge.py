@@ -8,7 +8,7 @@ import torch
 from dccl_flower.config_loading import load_conf
 from dccl_flower.faults import BadAnswer, Fault
 from dccl_flower.fleet.judge import FaultPolicy, Judge, RoundStopped
-from dccl_flower.method import Answer, Ask
+from dccl_flower.method import Answer, Ask, Numbers
 
 RAISED = Fault("raised", "device 1: MemoryError: no message", [1])
 LOST = Fault("lost", "device 2 does not hold blob 12ab", [2])
@@ -113,3 +113,26 @@ def test_an_update_is_bounded_where_the_policy_says_so():
     check(judge(max_norm=2.0), 1.0, like={"w": torch.zeros(4)})
     with pytest.raises(BadAnswer, match=r"norm 2\.002"):
         check(judge(max_norm=2.0), 1.001, like={"w": torch.zeros(4)})
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (None, "device 3 did not tell its counts"),
+        ([1.0, 2.0], "device 3 replied with 2 values of 'counts', expected 3"),
+        (3.0, "device 3 replied with 1 values of 'counts', expected 3"),
+        ([1.0, 2.0, float("nan")], "device 3 replied with a value in 'counts' that is not finite"),
+        ([float("inf"), 2.0, 3.0], "device 3 replied with a value in 'counts' that is not finite"),
+    ],
+)
+def test_numbers_beside_a_state_are_as_many_as_asked_and_finite(told, line):
+    ask = Ask({}, Turn(), like={}, wants={"counts": Numbers(3, may_lack=1)})
+
+    def check_told(told):
+        beside = {} if told is None else {"counts": torch.tensor(told)}
+        judge().check(ask, Answer(3, {}, 5, {}, beside), {3: 5}, "device 3")
+
+    with pytest.raises(BadAnswer) as caught:
+        check_told(told)
+    assert str(caught.value) == line
+    check_told([float("nan"), 2.0, 3.0])

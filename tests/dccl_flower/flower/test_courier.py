@@ -17,7 +17,7 @@ from dccl_flower.flower.courier import Courier
 from dccl_flower.flower.errand import WorkerLost
 from dccl_flower.flower.ledger import Ledger
 from dccl_flower.flower.wire import record, to_arrays
-from dccl_flower.method import Ask
+from dccl_flower.method import Ask, Numbers
 
 STATE = {"w": torch.zeros(2)}
 MIMIC = Parcel.of({"m": torch.arange(5.0)})
@@ -163,7 +163,7 @@ def test_a_reply_becomes_an_answer_with_its_sample_count(courier):
 
 def test_class_counts_reach_the_answer_and_not_the_metrics_that_are_averaged(courier):
     counts = {"class-counts": [2, 0, 3], "peak-rss-mb": 7.5}
-    errand = send(courier, [0], wants=["class-counts"])
+    errand = send(courier, [0], wants={"class-counts": Numbers(3)})
     (reply,) = courier.read(errand, [reply_of(0, **counts)])
     assert reply.answer.beside["class-counts"].tolist() == [2, 0, 3]
     assert reply.peak_rss_mb == 7.5

@@ -58,7 +58,7 @@ def test_one_ask_takes_model_and_bases_down_and_brings_vectors(experiment):
     assert isinstance(ask.turn, Adapt)
     assert {name.split(".")[0] for name in ask.state} == {"model", "patches"}
     assert {name: tuple(t.shape) for name, t in ask.like.items()} == {"vector": (4,)}
-    assert (ask.brings, ask.wants, ask.keep, ask.beside) == ("vector", ("scores",), {}, {})
+    assert (ask.brings, list(ask.wants), ask.keep, ask.beside) == ("vector", ["scores"], {}, {})
     torch.testing.assert_close(ask.state, state, rtol=0, atol=0)
     going.close()
 
@@ -145,7 +145,7 @@ def test_a_served_cloud_model_is_scored_after_it_has_learnt():
     scoring = going.send(told(asks))
     ask = scoring[0]
     assert isinstance(ask.turn, Score)
-    assert (ask.like, ask.wants, ask.brings) == ({}, ("scores",), "scores")
+    assert (ask.like, list(ask.wants), ask.brings) == ({}, ["scores"], "scores")
     assert {name.split(".")[0] for name in ask.state} == {"model"}
     assert any(not torch.equal(ask.state[name], state[name]) for name in ask.state)
     after = end_of(going, told(scoring, TOLD / 2))
