@@ -89,11 +89,11 @@ def _marked(marks: list[float], checks: list[list[float]]) -> Iterator[None]:
         marks.append(sum(map(sum, checks)))
         inner(*given)
 
-    Checkpoints.save = marked  # type: ignore[method-assign]
+    Checkpoints.save = marked  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Checkpoints.save = inner  # type: ignore[method-assign]
+        Checkpoints.save = inner  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
