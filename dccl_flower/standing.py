@@ -24,6 +24,8 @@ from dccl_flower.codecs import State
 TENSORS, VALUES, SUMS = "tensors.safetensors", "standing.json", "SHA256"
 FOLDER, PREPARED, OF_ROUND = "checkpoints", "prepared", "round-"
 OF_STANDING = {"round": int, "engine": dict, "told": dict}
+# Types by key, of values or of what a value holds.
+Needed = Mapping[str, type | Mapping[str, type]]
 logger = logging.getLogger("dccl_flower")
 
 
@@ -68,10 +70,13 @@ class Checkpoints:
         if self._keep_last and not (self._folder / PREPARED).exists():
             self._write(PREPARED, states, {})
 
-    def last(self) -> Standing | None:
-        """Return the last checkpoint that is not damaged; a warning names each that is."""
+    def last(self, needed: Needed = MappingProxyType({})) -> Standing | None:
+        """Return the last checkpoint that is not damaged; a warning names each that is.
+
+        ``needed`` are the types, by key, of what its ``engine`` and ``told`` must hold.
+        """
         for folder in _of_rounds(self._folder):
-            if (read := _read(folder, ["state"], OF_STANDING)) is None:
+            if (read := _read(folder, ["state"], {**OF_STANDING, **needed})) is None:
                 continue
             groups, values = read
             memory = {
@@ -141,7 +146,7 @@ def _sum(blob: bytes) -> str:
 
 
 def _read(
-    folder: Path, needed: Sequence[str] = (), types: Mapping[str, type] = MappingProxyType({})
+    folder: Path, needed: Sequence[str] = (), types: Needed = MappingProxyType({})
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
     """Return tensors by group and name, and the values; None, after a warning, where damaged.
 
@@ -159,11 +164,18 @@ def _read(
         }
         if lacking := [group for group in needed if group not in groups]:
             raise ValueError(f"it has no {lacking[0]}")
-        for key, kind in types.items():
-            if not isinstance(values[key], kind):
-                raise ValueError(f"its {key} is no {kind.__name__}")
+        _check_types(values, types, "its")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         cause = getattr(error, "strerror", None) or error
         logger.warning("checkpoint %s is damaged (%s): it is passed over", folder, cause)
         return None
     return groups, values
+
+
+def _check_types(values: Mapping[str, Any], types: Needed, whose: str) -> None:
+    for key, kind in types.items():
+        expected = kind if isinstance(kind, type) else dict
+        if not isinstance(values[key], expected):
+            raise ValueError(f"{whose} {key} is no {expected.__name__}")
+        if not isinstance(kind, type):
+            _check_types(values[key], kind, f"its {key}'s")

@@ -93,7 +93,7 @@ def _marked(marks: list[float], checks: list[list[float]]) -> Iterator[None]:
     try:
         yield
     finally:
-        Checkpoints.save = inner  # type: ignore[method-assign, assignment]
+        Checkpoints.save = inner  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dccl_flower.codecs import State
+from dccl_flower.config import ConfError
 from dccl_flower.engine import RoundFacts
+from dccl_flower.faults import in_words
 from dccl_flower.files import code_digest
 from dccl_flower.method import Method, Remembers
 from dccl_flower.simulations.app.recorder import Recorder
 from dccl_flower.standing import Checkpoints, Standing
 
+NEEDED = {
+    "engine": {"run": str, "traffic": dict, "answered": list, "held": list},
+    "told": {"recorded": dict, "spent": dict, "code": str},
+}
 logger = logging.getLogger("dccl_flower")
 
 
@@ -37,8 +44,9 @@ class Keeper:
         self._started = self._rounds_started = time.monotonic()
         self._spent = {"rounds": 0.0, "total": 0.0}
         if standing is not None:
-            self._spent = standing.told["spent"]
-            recorder.go_on(standing.told["recorded"], standing.state)
+            with _taking_over(standing):
+                self._spent = {key: float(standing.told["spent"][key]) for key in self._spent}
+                recorder.go_on(standing.told["recorded"], standing.state)
 
     @property
     def method(self) -> Method:
@@ -53,8 +61,11 @@ class Keeper:
         method.prepare()
         if isinstance(method, Remembers):
             self._checkpoints.save_prepared(method.prepared())
-            if self.standing is not None:
-                method.remember(self.standing.memory)
+        if self.standing is not None:
+            with _taking_over(self.standing):
+                check_shapes(self.standing.state, method.initial_state())
+                if isinstance(method, Remembers):
+                    method.remember(self.standing.memory)
         self._rounds_started = time.monotonic()
 
     def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
@@ -86,7 +97,7 @@ class Keeper:
 
 def last_standing(checkpoints: Checkpoints) -> Standing | None:
     """Return where a run stood, and tell of it; None where it has to begin anew."""
-    standing = checkpoints.last()
+    standing = checkpoints.last(NEEDED)
     if standing is None:
         logger.warning("no round was complete: the run begins anew")
         return None
@@ -94,3 +105,23 @@ def last_standing(checkpoints: Checkpoints) -> Standing | None:
     if standing.told["code"] != code_digest():
         logger.warning("the code has changed since: the run may end otherwise than it would have")
     return standing
+
+
+def check_shapes(state: State, like: State) -> None:
+    """Raise ValueError where tensors have other names or shapes than those of ``like``."""
+    for name in [*like, *state]:
+        if name not in state or name not in like:
+            raise ValueError(f"{name!r} is in one of them alone")
+        if state[name].shape != like[name].shape:
+            shapes = tuple(state[name].shape), tuple(like[name].shape)
+            raise ValueError(f"{name!r} is {shapes[0]}, expected {shapes[1]}")
+
+
+@contextmanager
+def _taking_over(standing: Standing) -> Iterator[None]:
+    """Raise ConfError where a checkpoint does not hold what this run needs."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        where = f"checkpoint of round {standing.number}"
+        raise ConfError(f"{where}: does not fit this run: {in_words(error)}") from error
