@@ -81,7 +81,7 @@ def _run(
     keeper = Keeper(checkpoints, standing, recorder)
     with recorder.board:
         keeper.prepare()
-        events.write("prepared")
+        events.write("prepared", **recorder.so_far())
         wire = engine(keeper)
     seconds = {**recorder.seconds, **keeper.seconds()}
     clocked = [row["virtual_seconds"] for row in recorder.rounds]

@@ -64,6 +64,11 @@ class Recorder:
             "worker_peak_mb": self.worker_peak_mb,
         }
 
+    def so_far(self) -> dict[str, float]:
+        """Return what all rounds have sent, in bytes, and taken by the virtual clock."""
+        sent = sum(row["bytes_down"] + row["bytes_up"] for row in self.rounds)
+        return {"bytes": sent, "virtual": sum(row["virtual_seconds"] or 0.0 for row in self.rounds)}
+
     def go_on(self, told: Mapping[str, Any], state: State) -> None:
         """Take over what another one had told, and its last state; rounds.csv is written anew."""
         self.rounds, self.final, self.final_state = told["rounds"], told["final"], state

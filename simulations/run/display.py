@@ -54,6 +54,8 @@ class Display:
             self._say(event["text"])
         elif event["event"] == "started":
             self._phase_began = event["time"]
+        elif event["event"] == "prepared":  # by an earlier attempt, too
+            self._bytes, self._virtual = event["bytes"], event["virtual"]
         elif event["event"] == "phase":
             self._show_phase(event["phase"], event["done"], event["total"], event["time"])
         elif event["event"] == "round":

@@ -88,6 +88,7 @@ def test_rounds_are_written_down_and_told_but_not_the_one_before_the_first(recor
     assert [row["round"] for row in recorder.rounds] == [1, 2]
     assert (recorder.final, recorder.final_state) == ({"accuracy": 0.75}, 0.75)
     assert recorder.worker_peak_mb == 80.0
+    assert recorder.so_far() == {"bytes": 2810, "virtual": 0.0}
     told = list(EventReader(tmp_path).new_events())
     assert [event["accuracy"] for event in told] == [0.5, 0.75]
     assert {(event["total"], event["score"]) for event in told} == {(15, "accuracy")}

@@ -55,6 +55,13 @@ def test_a_terminal_shows_the_same_live():
     assert "round 2/4, accuracy 50.0%, 4.0 MB sent" in text
 
 
+def test_what_an_earlier_attempt_sent_counts():
+    prepared = {"event": "prepared", "bytes": 7_000_000, "virtual": 1.5}
+    after = {**round_event(3, seconds=1.0), "virtual_seconds": 0.5}
+    told = "round 3/4: accuracy 50.0%, 9.0 MB sent, 2 virtual s, about 2 s left"
+    assert shown([*EVENTS[:-1], prepared, after]).splitlines()[-1] == told
+
+
 def test_the_table_has_a_row_a_model():
     scores = {"accuracy": 0.8, "accuracy_cloud_classes": 0.9, "accuracy_device_classes": 0.4}
     results = {
