@@ -34,6 +34,10 @@ class Experiment(ABC):
         """How many devices take part in a round."""
         return self.conf.devices.per_round or self.conf.devices.count
 
+    def facts(self) -> dict[str, Any]:
+        """Return, as plain values, what using a trained model needs to know of the data."""
+        return {}
+
     @abstractmethod
     def device_loader(self, device: int) -> Any:
         """Return a device's own samples, in the form that its method's device half takes."""

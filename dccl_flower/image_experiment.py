@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class ImageExperiment(Experiment):
     def classes(self) -> tuple[list[int], list[int]]:
         """The classes that the cloud and the devices stand for."""
         return self.plan.cloud_classes, self.plan.device_classes
+
+    def facts(self) -> dict[str, Any]:
+        """Return an image's shape (C, H, W), the number of classes, and what pixels lose."""
+        pixels = {"mean": self.plan.mean.tolist(), "std": self.plan.std.tolist()}
+        return {"shape": self.images.shape, "num_classes": self.images.num_classes, **pixels}
 
     def device_loader(self, device: int) -> ImageLoader:
         """Return the private batches of a device."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dccl_flower.device import Device
     from dccl_flower.experiment import Experiment
     from dccl_flower.fleet.tiers import Workload
+    from dccl_flower.models.build import Shape
 
 E = TypeVar("E", bound="Experiment")
 OnProgress = Callable[[str, int, int], None]
@@ -203,6 +204,8 @@ class MethodKind(Generic[E]):
     what a turn takes a device, before anything is trained; None where devices have no part.
     ``served`` gives what a device that only serves computes for a batch: modules and their inputs.
     ``kinds`` declares all that passes in a run; nothing where devices have no part.
+    ``trained`` makes modules for images of a shape (C, H, W) and as many classes from the states
+    that a run has left, by the name of what they are for.
     """
 
     conf: type[Conf]
@@ -212,6 +215,7 @@ class MethodKind(Generic[E]):
     check: Callable[[E], Workload | None]
     served: Callable[[E], Served] | None = None
     kinds: Callable[[E], Kinds] | None = None
+    trained: Callable[[Any, Shape, int, Mapping[str, State]], Mapping[str, nn.Module]] | None = None
 
 
 def method_names() -> list[str]:

@@ -43,7 +43,7 @@ def summarise(folders: Iterable[Path]) -> str:
     """
     rows: dict[str, dict[int, Results]] = {}
     for folder in folders:
-        results = _read(folder)
+        results = read_results(folder)
         runs = rows.setdefault(_label(results["conf"]), {})
         if results["seed"] in runs:
             raise ConfError(f"{folder}: seed {results['seed']} of this experiment is given twice")
@@ -55,7 +55,8 @@ def summarise(folders: Iterable[Path]) -> str:
     return table(["run", "seeds", *COLUMNS], cells, words=2)
 
 
-def _read(folder: Path) -> Results:
+def read_results(folder: Path) -> Results:
+    """Return what a finished run has written. Raises ConfError for a folder without it."""
     try:
         results: Results = json.loads((folder / "results.json").read_text())
         # Each of these raises where something is missing or of another form.

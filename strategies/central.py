@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from dccl_flower.config import MethodConf, section
 from dccl_flower.data.batches import endless
@@ -24,12 +25,13 @@ from dccl_flower.learning.fusion import State
 from dccl_flower.learning.losses import LOSSES
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import Method, MethodKind, OnProgress, Round
+from dccl_flower.models.build import Shape, build_base
 from dccl_flower.models.frozen import load_exchanged
 from dccl_flower.seeds import isolated_rng, torch_generator
 from dccl_flower.strategies.dc_ccl import kind as dc_ccl
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.method import DcCclServer
-from dccl_flower.strategies.plain import ServedAlone, base_model
+from dccl_flower.strategies.plain import ServedAlone, base_model, served_alone
 
 MODEL, MOMENTUM, TAKEN = "model", "momentum", "taken"
 
@@ -176,4 +178,19 @@ def _check(experiment: ImageExperiment) -> None:
     dc_ccl.check(experiment)
 
 
-CENTRAL = MethodKind(CentralConf, ImageExperiment.open, _server, dc_ccl.build_device, _check)
+def _trained(
+    conf: CentralConf, shape: Shape, num_classes: int, states: Mapping[str, State]
+) -> Mapping[str, nn.Module]:
+    if conf.method.model == "base":
+        return served_alone(build_base(conf, shape, num_classes, fetch=False), states)
+    return dc_ccl.trained(conf, shape, num_classes, states)
+
+
+CENTRAL = MethodKind(
+    CentralConf,
+    ImageExperiment.open,
+    _server,
+    dc_ccl.build_device,
+    _check,
+    trained=_trained,
+)

@@ -7,12 +7,12 @@ server    model ─────────────> each device: train on p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from dccl_flower.config import section
+from dccl_flower.config import Conf, section
 from dccl_flower.fleet.profiles import refuse_widths
 from dccl_flower.fleet.tiers import Workload
 from dccl_flower.image_config import CutModelConf, ImageConf, MimicModelConf, SubmodelsConf
@@ -20,10 +20,10 @@ from dccl_flower.image_experiment import ImageExperiment
 from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import State, average
 from dccl_flower.method import Ask, Kinds, MethodKind, Round
-from dccl_flower.models.build import Parts
+from dccl_flower.models.build import Parts, Shape
 from dccl_flower.models.frozen import Frozen, frozen_names
 from dccl_flower.strategies.exchange import copies_of
-from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train
+from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train, served_alone
 
 
 @dataclass
@@ -52,15 +52,24 @@ class FedAvg(ServedAlone):
 
 
 def _model(experiment: ImageExperiment) -> nn.Module:
-    conf, images = experiment.conf, experiment.images
+    return _built(experiment.conf, experiment.images.shape, experiment.images.num_classes)
+
+
+def _built(conf: Conf, shape: Shape, num_classes: int, fetch: bool = True) -> nn.Module:
     assert isinstance(conf, FedAvgConf)
     cut = SubmodelsConf(seed=conf.seed, model=MimicModelConf(**vars(conf.model)))
-    co = Parts(cut, images.shape, images.num_classes).co
+    co = Parts(cut, shape, num_classes, fetch).co
     for name in frozen_names(co):
         part = co.get_submodule(name)
         assert isinstance(part, Frozen)
         co.set_submodule(name, part.module.requires_grad_(True))
     return co
+
+
+def _trained(
+    conf: Conf, shape: Shape, num_classes: int, states: Mapping[str, State]
+) -> dict[str, nn.Module]:
+    return served_alone(_built(conf, shape, num_classes, fetch=False), states)
 
 
 FEDAVG = MethodKind(
@@ -70,4 +79,5 @@ FEDAVG = MethodKind(
     lambda experiment: PlainDevice(_model(experiment), experiment.torch_device),
     lambda experiment: FedAvg(_model(experiment), experiment).workload(),
     kinds=lambda _: Kinds({"model"}, {"model"}),
+    trained=_trained,
 )

@@ -12,7 +12,7 @@ convolution gives is divided by the share of the width, so that widths go togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +30,10 @@ from dccl_flower.learning.controlled import round_recipe
 from dccl_flower.learning.fusion import Fusion, State, average
 from dccl_flower.learning.widths import level
 from dccl_flower.method import Answer, Ask, Kinds, MethodKind, Round, true_ones
+from dccl_flower.models.build import Shape, build_base
 from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.strategies.exchange import asks_by_width, copies_of, devices_of
-from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train, base_model
+from dccl_flower.strategies.plain import PlainDevice, ServedAlone, Train, base_model, served_alone
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,13 @@ def kinds(experiment: ImageExperiment) -> Kinds:
     return Kinds({"model"}, true_ones(model=True, statistics=has_some))
 
 
+def trained(
+    conf: ImageConf, shape: Shape, num_classes: int, states: Mapping[str, State]
+) -> dict[str, nn.Module]:
+    """Return the whole model."""
+    return served_alone(build_base(conf, shape, num_classes, fetch=False), states)
+
+
 HETEROFL = MethodKind(
     ImageConf,
     ImageExperiment.open,
@@ -127,4 +135,5 @@ HETEROFL = MethodKind(
     lambda experiment: HeteroFLDevice(base_model(experiment), experiment.torch_device),
     lambda experiment: HeteroFL(base_model(experiment), experiment).workload(),
     kinds=kinds,
+    trained=trained,
 )

@@ -90,6 +90,12 @@ def base_model(experiment: ImageExperiment) -> nn.Module:
     return build_base(experiment.conf, images.shape, images.num_classes)
 
 
+def served_alone(model: nn.Module, states: Mapping[str, State]) -> dict[str, nn.Module]:
+    """Return a model with the weights that a run of :class:`ServedAlone` has left."""
+    model.load_state_dict(states["model"])
+    return {"served": model}
+
+
 class ServedAlone:
     """The server's half of one model that serves as it is: all but the rounds."""
 

@@ -90,6 +90,7 @@ def _run(
     results = {
         "conf": asdict(conf),
         "seed": conf.seed,
+        "data": experiment.facts(),
         "versions": versions(),
         "final": recorder.final,
         "references": dict(recorder.method.references()),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from torch import nn
+
+from dccl_flower.codecs import State
 from dccl_flower.config import ConfError
 from dccl_flower.fleet.profiles import co_shares, fleet_of
 from dccl_flower.fleet.tiers import Workload
@@ -13,8 +16,9 @@ from dccl_flower.learning.fusion import Fusion
 from dccl_flower.learning.head_tuning import HeadPrivacy
 from dccl_flower.learning.widths import Widths
 from dccl_flower.method import Kinds, MethodKind, OnProgress, true_ones
-from dccl_flower.models.build import build_device_modules, build_submodels
+from dccl_flower.models.build import Parts, Shape, build_device_modules, build_submodels
 from dccl_flower.models.normalisation import NORM_RULES
+from dccl_flower.models.served import ServedModel
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf, conf_of
 from dccl_flower.strategies.dc_ccl.device import HEAD_SAMPLES, DcCclDevice
@@ -116,4 +120,24 @@ def kinds(experiment: ImageExperiment) -> Kinds:
     return Kinds(down, true_ones(co=True, head_gradient=tunes_head), told)
 
 
-DC_CCL = MethodKind(DcCclConf, ImageExperiment.open, build_server, build_device, check, kinds=kinds)
+def trained(
+    conf: DcCclConf, shape: Shape, num_classes: int, states: Mapping[str, State]
+) -> dict[str, nn.Module]:
+    """Return what the cloud serves, and what a device can serve by itself."""
+    parts = Parts(conf, shape, num_classes, fetch=False)
+    modules = {"cloud_submodel": parts.cloud, "co_submodel": parts.co, "mimic": parts.mimic}
+    for role, module in modules.items():
+        module.load_state_dict(states[role])
+    cloud, co, mimic = modules.values()
+    return {"served": ServedModel(cloud, co), "device": ServedModel(mimic, co)}
+
+
+DC_CCL = MethodKind(
+    DcCclConf,
+    ImageExperiment.open,
+    build_server,
+    build_device,
+    check,
+    kinds=kinds,
+    trained=trained,
+)
