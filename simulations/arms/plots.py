@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from dccl_flower.simulations.arms.report import EPSILON, Comparison
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, shown_value
@@ -16,6 +16,7 @@ from dccl_flower.simulations.figures import save_figure
 
 DECADES = 99.9  # values that lie two of them apart, but for rounding, want a log axis
 LONG_WORD = 12
+MARKERS = "os^vD<>Pp*hX"
 
 
 def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
@@ -75,9 +76,13 @@ def plot_epsilon(comparison: Comparison, title: str, path: Path) -> None:
         if epsilon is None:
             axes.axhline(score["mean"], color=color, linestyle="--", label=row["title"])
         else:
-            bar = {"yerr": score["std"], "capsize": 3, "color": color, "label": row["title"]}
-            axes.errorbar([epsilon], [score["mean"]], fmt="o", **bar)
+            # Hollow and of several forms, since arms may coincide.
+            look = {"fmt": MARKERS[place % len(MARKERS)], "mfc": "none", "ms": 8, "capsize": 3}
+            bar = {"yerr": score["std"], "color": color, "label": row["title"], **look}
+            axes.errorbar([epsilon], [score["mean"]], **bar)
     axes.set(xscale="log", xlabel="epsilon of the whole run, smaller is more private")
+    for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatted(StrMethodFormatter("{x:g}"))
     axes.set_ylabel(f"test {comparison.scores[0].replace('_', ' ')}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
