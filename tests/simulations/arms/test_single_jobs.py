@@ -93,7 +93,7 @@ def test_results_have_exactly_these_keys_in_this_order(tmp_path):
     run_arm(tmp_path, "mimic", ["rounds.count=1", "seed=7"])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(results) == [
-        *("conf", "seed", "versions", "final", "references"),
+        *("conf", "seed", "data", "versions", "final", "references"),
         *("rounds", "faults", "wire", "seconds", "peak_rss_mb"),
     ]
     assert (results["seed"], results["conf"]["seed"], results["wire"]) == (7, 7, {})

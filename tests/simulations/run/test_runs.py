@@ -83,7 +83,7 @@ def test_the_run_directory_holds_everything(by_dccl):
 def test_results_have_the_promised_keys(by_dccl):
     results = results_of(by_dccl[1])
     assert list(results) == [
-        *("conf", "seed", "versions", "final", "references"),
+        *("conf", "seed", "data", "versions", "final", "references"),
         *("rounds", "faults", "wire", "seconds", "peak_rss_mb"),
     ]
     scores = {"accuracy", "accuracy_cloud_classes", "accuracy_device_classes"}
