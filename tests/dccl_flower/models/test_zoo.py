@@ -113,7 +113,7 @@ def test_unknown_models_are_refused_with_key_and_choice(name, in_channels):
         check_model("model.co.name", name, in_channels)
     assert str(caught.value) == (
         f"model.co.name={name}: unknown model; "
-        "allowed are small_cnn, vgg16_cifar, vgg16_slim, timm/*, torchvision/*"
+        "allowed are small_cnn, vgg16_cifar, vgg16_half, vgg16_slim, timm/*, torchvision/*"
     )
 
 
