@@ -144,6 +144,7 @@ class ArmJob:
     arm: str
     conf: Conf
     job: Job
+    in_process: bool = False
 
     @property
     def run(self) -> Path:
@@ -152,8 +153,8 @@ class ArmJob:
 
     def lay_down(self) -> Job:
         """Write the job's folder."""
-        job = self.job
-        make_job(job.title, job.folder, job.key, dump_conf(self.conf), RUN_ARM, arm=self.arm)
+        job, facts = self.job, {"arm": self.arm, "in_process": self.in_process}
+        make_job(job.title, job.folder, job.key, dump_conf(self.conf), RUN_ARM, **facts)
         return job
 
 
@@ -164,6 +165,7 @@ def plan_arms(
     seeds: Sequence[int],
     root: Path,
     over: Sequence[str] = (),
+    in_process: bool = False,
 ) -> dict[Key, ArmJob]:
     """Return the jobs of the arms, with ``over`` over what they set, and of those they build on.
 
@@ -186,10 +188,10 @@ def plan_arms(
         own = over if name in arms else [each for each in over if _section(each) in SHARED]
         found = arm_conf(table, name, conf, seed, [*own, *backbone])
         title = ", ".join([name, *own, f"seed {seed}"])
-        key = content_key(code_digest(), name, dump_conf(found))
+        key = content_key(code_digest(), name, dump_conf(found), *(["here"] if in_process else []))
         folder = root / "jobs" / f"{name}-seed{seed}-{key}"
         job = Job(title, folder, key, base.job if base else None)
-        planned[name, seed] = ArmJob(name, found, job)
+        planned[name, seed] = ArmJob(name, found, job, in_process)
     _check_steps(table, planned.values())
     return planned
 

@@ -32,13 +32,14 @@ def run_arms(
     folder: Path,
     side_by_side: int,
     command: str,
+    in_process: bool = False,
 ) -> None:
     """Run the arms that are not done yet, then write and print the comparison of those that are.
 
     Raises ConfError before anything runs, and RunError afterwards where an arm failed or first
     scores differ.
     """
-    planned = plan_arms(table, conf, arms, seeds, folder)
+    planned = plan_arms(table, conf, arms, seeds, folder, in_process=in_process)
     check_planned(each for (_, seed), each in planned.items() if seed == seeds[0])
     outcomes = run_jobs([each.lay_down() for each in planned.values()], side_by_side)
     ended = zip(planned, outcomes, strict=True)
@@ -83,7 +84,8 @@ def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -
     run = folder / RUN_FOLDER
     shutil.rmtree(run, ignore_errors=True)  # what an interrupted run left
     with Display() as display:
-        results = run_anywhere(experiment, run, display, choose_port(None))
+        port = choose_port(None)
+        results = run_anywhere(experiment, run, display, port, description["in_process"])
     sent, rounds, first = 0.0, [], next(iter(results["final"]))
     for each in results["rounds"]:
         sent += (each["bytes_down"] + each["bytes_up"]) / experiment.conf.devices.count

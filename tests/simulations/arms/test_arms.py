@@ -138,7 +138,16 @@ def test_a_plan_is_written_only_where_it_is_laid_down(tmp_path):
     assert job.title == "mimic, seed 3"
     assert load_conf(str(job.folder / "conf.yaml")) == planned.conf
     description = json.loads((job.folder / "job.json").read_text())
-    assert description == {"function": RUN_ARM, "key": job.key, "arm": "mimic"}
+    facts = {"arm": "mimic", "in_process": False}
+    assert description == {"function": RUN_ARM, "key": job.key, **facts}
+
+
+def test_what_runs_in_this_process_is_another_job(tmp_path):
+    conf = load_conf("digits")
+    (flower,) = plan_arms(TABLE, conf, ["mimic"], [3], tmp_path).values()
+    (here,) = plan_arms(TABLE, conf, ["mimic"], [3], tmp_path, in_process=True).values()
+    assert here.job.key != flower.job.key
+    assert json.loads((here.lay_down().folder / "job.json").read_text())["in_process"] is True
 
 
 def test_overrides_win_over_what_an_arm_sets(tmp_path):

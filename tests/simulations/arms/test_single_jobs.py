@@ -41,7 +41,7 @@ def run(function, folder, overrides=(), **facts):
 
 def run_arm(folder, model, overrides=()):
     central = ["method.name=central", f"method.model={model}"]
-    return run(RUN_ARM, folder, [*central, *overrides], arm=model)
+    return run(RUN_ARM, folder, [*central, *overrides], arm=model, in_process=False)
 
 
 def test_a_candidate_is_scored_by_the_last_rounds_on_images_that_nobody_holds(tmp_path):

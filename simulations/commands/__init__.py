@@ -1,0 +1,1 @@
+"""What the ``dccl`` command can do; the work itself is done elsewhere."""
