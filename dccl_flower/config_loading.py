@@ -108,7 +108,7 @@ def _layer(kind: Any, key: str, text: str, method: str) -> dict[str, Any]:
         else:
             raise unknown_key(key, hints(hint), method)
     layer: Any = text
-    if is_dataclass(hint) or get_origin(hint) in (list, dict):
+    if is_dataclass(hint) or {get_origin(each) for each in (hint, *get_args(hint))} & {list, dict}:
         layer = read_yaml(key, text)
         if is_dataclass(hint) and isinstance(layer, dict):
             layer = _kept(layer, hint, hint, method, f"{key}.")

@@ -13,12 +13,18 @@ Normalisation = Literal["batch", "batch_frozen", "batch_fused", "batch_mixed", "
 
 @dataclass
 class ImageDataConf(DataConf):
-    """Where the images come from: the hub, or a local folder of parquet."""
+    """Where the images come from: the hub, or a local folder of parquet or of images.
+
+    ``test_split`` names the split that scores; where there is none, a ``test_share`` of the
+    training images does, and is not trained on.
+    """
 
     name: str = "digits"
     image_column: str = "image"
     label_column: str = "label"
     group_column: str | None = None
+    test_split: str = "test"
+    test_share: float = bound(0.0, at_least=0, below=1)
     rgb: bool = False
     train_fraction: float = bound(1.0, above=0, at_most=1)
     validation: float = bound(0.1, above=0, below=1)
@@ -27,11 +33,14 @@ class ImageDataConf(DataConf):
 
 @dataclass
 class SplitConf:
-    """Which samples the cloud holds and which the devices hold."""
+    """Which samples the cloud holds and which the devices hold; classes by number or name.
+
+    ``rest``: all classes that the other side does not have.
+    """
 
     by: Literal["classes", "fraction"] = "classes"
-    cloud_classes: list[int] = field(default_factory=list)
-    device_classes: list[int] = field(default_factory=list)
+    cloud_classes: list[int | str] | Literal["rest"] = field(default_factory=list)
+    device_classes: list[int | str] | Literal["rest"] = field(default_factory=list)
     mix: float = share(0.1)
     device_fraction: float = share(0.2)
 

@@ -64,9 +64,11 @@ class ImageExperiment(Experiment):
         return self.plan.cloud_classes, self.plan.device_classes
 
     def facts(self) -> dict[str, Any]:
-        """Return an image's shape (C, H, W), the number of classes, and what pixels lose."""
+        """Return an image's shape (C, H, W), the classes by name, and what pixels lose."""
         pixels = {"mean": self.plan.mean.tolist(), "std": self.plan.std.tolist()}
-        return {"shape": self.images.shape, "num_classes": self.images.num_classes, **pixels}
+        images = self.images
+        classes = {"num_classes": images.num_classes, "classes": images.class_names}
+        return {"shape": images.shape, **classes, **pixels}
 
     def device_loader(self, device: int) -> ImageLoader:
         """Return the private batches of a device."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -24,6 +25,11 @@ def time_limit(seconds: float, then_exit_after: float | None = None) -> Iterator
     if not is_main or not hasattr(signal, "setitimer"):
         yield
         return
+    around = signal.getitimer(signal.ITIMER_REAL)[0]  # what is left of a limit around this one
+    if 0 < around <= seconds:
+        yield
+        return
+    began = time.monotonic()
 
     def stop(*_: object) -> NoReturn:
         raise TimeoutError(f"took longer than {seconds:.3g} seconds")
@@ -40,3 +46,6 @@ def time_limit(seconds: float, then_exit_after: float | None = None) -> Iterator
             faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        if around:
+            left = around - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))

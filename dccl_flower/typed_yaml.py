@@ -11,7 +11,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from math import inf, isfinite
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -171,7 +171,7 @@ def typed(hint: Any, value: Any, key: str = "", bound: Bound | None = None) -> A
         return _section(hint, value, key)
     kind, inner = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
-        return None if value is None else typed(inner[0], value, key, bound)
+        return _one_of(inner, value, key, bound)
     if kind is list:
         if not isinstance(value, list):
             raise _refusal(key, value, "a list, as in [a, b]")
@@ -222,6 +222,19 @@ def _section(kind: Any, given: Any, key: str) -> Any:
         if name not in given and each.default is each.default_factory is MISSING:
             raise ConfError(f"{prefix}{name}: is missing")
     return kind(**values)
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, key: str, bound: Bound | None) -> Any:
+    """Return the value as the first kind that it can be; the first kind's refusal counts."""
+    if value is None and NoneType in kinds:
+        return None
+    refusals = []
+    for kind in (each for each in kinds if each is not NoneType):
+        try:
+            return typed(kind, value, key, bound)
+        except ConfError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 def _scalar(kind: type, value: Any, key: str, bound: Bound) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,18 @@ import numpy as np
 
 from dccl_flower.cache import cache_entry
 from dccl_flower.config import ConfError
-from dccl_flower.data.layout import SPLITS, parquet_files
-from dccl_flower.files import content_key, naming, write_array
+from dccl_flower.data.labels import class_names, column_of, labels_of
+from dccl_flower.data.layout import SPLITS, data_files, is_parquet
+from dccl_flower.files import content_key, naming, write_array, write_json
 from dccl_flower.image_config import ImageDataConf
 
 if TYPE_CHECKING:
     import PIL.Image
     from datasets import Dataset, DatasetDict
 
+CLASSES_FILE = "classes.json"
 ARRAYS = ("train", "test", "train_labels", "test_labels")
-FORMAT = 2  # to be raised when the same data decode to something else
+FORMAT = 3  # to be raised when the same data decode to something else
 DIGITS_TEST_SHARE = 0.25
 NOISE_SHAPE, NOISE_CLASSES = (32, 32, 3), 10
 NOISE_SIZES = {"train": 4000, "test": 20}
@@ -37,11 +40,18 @@ class Images:
     test: np.ndarray
     test_labels: np.ndarray
     groups: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """Number of classes, counted over train and test labels."""
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
+
+    @property
+    def class_names(self) -> list[str]:
+        """What the data call each class; its number where they do not say."""
+        numbers = [str(label) for label in range(self.num_classes)]
+        return [*self.names[: len(numbers)], *numbers[len(self.names) :]]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,25 +67,33 @@ def open_images(conf: ImageDataConf) -> Images:
     """
     key = _images_key(conf)
     decode = _decode if conf.path else BUILT_IN.get(conf.name, _decode)
+    if decode is not _decode and conf.test_share > 0:
+        raise ConfError(f"data.test_share={conf.test_share}: {conf.name} has a test set of its own")
     folder = cache_entry(key, lambda target: decode(conf, target))
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
-    return Images(key, **arrays)
+    told = folder / CLASSES_FILE
+    names = json.loads(told.read_text()) if told.exists() else []
+    return Images(key, names=tuple(names), **arrays)
 
 
 def _images_key(conf: ImageDataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
     columns = (conf.image_column, conf.label_column, conf.group_column)
-    facts: list[Any] = [FORMAT, conf.name, *columns, conf.rgb]
-    for files in parquet_files(conf.path).values() if conf.path else []:
+    facts: list[Any] = [FORMAT, conf.name, *columns, conf.rgb, conf.test_split, conf.test_share]
+    for files in data_files(conf.path, _wanted(conf)).values() if conf.path else []:
         facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     return f"images-{content_key(*facts)}"
 
 
 def _decode(conf: ImageDataConf, folder: Path) -> None:
     splits = _load_splits(conf)
+    names = class_names(splits, conf.label_column)
+    if names:
+        write_json(folder / CLASSES_FILE, names)
     shape: tuple[int, ...] = ()
     for split in SPLITS:
-        write_array(folder / f"{split}_labels.npy", _labels(splits[split], conf.label_column))
+        labels = labels_of(splits[split], conf.label_column, names)
+        write_array(folder / f"{split}_labels.npy", labels)
         shape = _decode_split(conf, splits[split], folder, split, shape)
     if conf.group_column is not None:
         write_array(folder / "groups.npy", _group_codes(splits["train"], conf.group_column))
@@ -89,17 +107,24 @@ def _load_splits(conf: ImageDataConf) -> DatasetDict:
     key = f"data.path={conf.path}" if conf.path else f"data.name={conf.name}"
     try:
         if conf.path:
-            splits = load_dataset("parquet", data_files=_filled_files(conf.path))
+            files = data_files(conf.path, _wanted(conf))
+            kind = "parquet" if is_parquet(files) else "imagefolder"
+            splits = load_dataset(kind, data_files=_filled_files(conf.path, files))
         else:
             splits = load_dataset(conf.name)
+            if conf.test_split in splits and conf.test_share == 0:
+                splits["test"] = splits[conf.test_split]
     except ConfError:
         raise
     except Exception as error:  # hub client and readers raise many kinds
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
         raise ConfError(f"{key}: cannot be loaded ({_first_line(cause or error)})") from error
+    if conf.test_share > 0 and "train" in splits:
+        splits = splits["train"].train_test_split(conf.test_share, seed=0)
     for split in SPLITS:
         if split not in splits:
-            raise ConfError(f"{key}: has no split {split!r}, only {', '.join(splits)}")
+            cure = "; name one as data.test_split, or hold a part out with data.test_share=0.2"
+            raise ConfError(f"{key}: has no split {split!r}, only {', '.join(splits)}{cure}")
         if not len(splits[split]):
             raise ConfError(f"{key}: the split {split!r} is empty")
         columns = ("image_column", "label_column", "group_column")
@@ -110,13 +135,19 @@ def _load_splits(conf: ImageDataConf) -> DatasetDict:
     return splits
 
 
-def _filled_files(path: str) -> dict[str, list[str]]:
+def _wanted(conf: ImageDataConf) -> dict[str, str]:
+    """Return which of the splits that there are is the training set, and which the test set."""
+    return {"train": "train"} | ({} if conf.test_share > 0 else {"test": conf.test_split})
+
+
+def _filled_files(path: str, by_split: dict[str, list[str]]) -> dict[str, list[str]]:
     """Return the files of each split that hold rows, as patterns that stand for themselves."""
     from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
 
-    found = {}
-    for split, files in parquet_files(path).items():
-        found[split] = [glob.escape(file) for file in files if read_metadata(file).num_rows]
+    found, parquet = {}, is_parquet(by_split)
+    for split, files in by_split.items():
+        filled = [file for file in files if not parquet or read_metadata(file).num_rows]
+        found[split] = [glob.escape(file) for file in filled]
         if not found[split]:
             raise ConfError(f"data.path={path}: the split {split!r} is empty")
     return found
@@ -199,32 +230,10 @@ def _from_array(values: list[Any]) -> PIL.Image.Image:
 
 def _group_codes(rows: Dataset, column: str) -> np.ndarray:
     """Return the groups (N,) as int64 from 0, in the order of their names."""
-    groups = _column(rows, column)
+    groups = column_of(rows, column)
     if groups.ndim != 1 or any(group is None or group != group for group in groups.tolist()):
         raise ConfError(f"data.group_column={column}: must name one group for each image")
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
-
-
-def _labels(rows: Dataset, column: str) -> np.ndarray:
-    """Return the labels (N,) int64 of a column of integers, or of lists of one integer."""
-    labels = _column(rows, column)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    key = f"data.label_column={column}"
-    if labels.ndim != 1:
-        raise ConfError(f"{key}: must hold one label for each image, not {labels.shape[1:]}")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ConfError(f"{key}: labels must be integers from 0")
-    return labels.astype(np.int64)
-
-
-def _column(rows: Dataset, column: str) -> np.ndarray:
-    """Return a column as an array; rows of unequal length are as good as None."""
-    values = rows[column][:]
-    try:
-        return np.asarray(values)
-    except ValueError:
-        return np.asarray([None])
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from dccl_flower.cache import cache_entry
 from dccl_flower.data.images import Images
 from dccl_flower.data.partition import Draws, partition
-from dccl_flower.data.split import hold_out, split_sides, subset
+from dccl_flower.data.split import hold_out, numbered, split_sides, subset
 from dccl_flower.files import content_key, naming
 from dccl_flower.image_config import ImageConf
 
@@ -59,9 +59,10 @@ def open_plan(conf: ImageConf, images: Images) -> Plan:
 def make_plan(conf: ImageConf, images: Images) -> Plan:
     """Split the training images into cloud, validation and one part a device."""
     labels = np.asarray(images.train_labels)
+    split = numbered(conf.split, images.class_names)
     rows = subset(labels, conf.data.train_fraction, conf.seed)
     groups = images.groups if conf.devices.partitioner == "natural" else None
-    sides = split_sides(labels, rows, conf.split, conf.seed, groups, conf.devices.count)
+    sides = split_sides(labels, rows, split, conf.seed, groups, conf.devices.count)
     devices = partition(sides.devices, labels, groups, conf.devices, conf.seed)
     cloud, validation = hold_out(labels, sides.cloud, conf.data.validation, conf.seed)
     mean, std = _pixel_statistics(images.train, cloud)

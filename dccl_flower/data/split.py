@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
 from dccl_flower.config import ConfError
+from dccl_flower.data.labels import class_numbers
 from dccl_flower.image_config import SplitConf
 from dccl_flower.seeds import numpy_generator
+
+REST = "rest"
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,25 @@ class Sides:
     devices: np.ndarray
     cloud_classes: list[int]
     device_classes: list[int]
+
+
+def numbered(conf: SplitConf, names: Sequence[str]) -> SplitConf:
+    """Return the configuration with its classes by number, and what is the rest spelt out.
+
+    Raises ConfError for a class that there is not, and where both sides are the rest.
+    """
+    keys = ("cloud_classes", "device_classes")
+    found: dict[str, Any] = {}
+    for key in keys:
+        given = getattr(conf, key)
+        if given != REST:
+            found[key] = class_numbers(f"split.{key}", given, names)
+    if conf.by == "classes" and not found:
+        raise ConfError("split.cloud_classes=rest: one side must name its classes")
+    for key in keys:
+        others: list[int] = next(iter(found.values()), [])
+        found.setdefault(key, [each for each in range(len(names)) if each not in others])
+    return replace(conf, **found)
 
 
 def subset(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -70,7 +93,8 @@ def split_sides(
     kept = draw.choice(own, len(own) - len(mixed_in), replace=False)
     cloud = np.setdiff1d(outside[np.isin(labels[outside], conf.cloud_classes)], mixed_in)
     devices = np.sort(np.concatenate([kept, mixed_in]))
-    return Sides(cloud, devices, sorted(conf.cloud_classes), sorted(conf.device_classes))
+    classes_of = [sorted(cast(list[int], c)) for c in (conf.cloud_classes, conf.device_classes)]
+    return Sides(cloud, devices, *classes_of)
 
 
 def hold_out(

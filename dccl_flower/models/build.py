@@ -161,13 +161,14 @@ class Parts:
         pretrained = self._fetch and section.pretrained
         check_model(key, name, channels)
         with self.blaming(key):
-            model = build_model(name, channels, self._num_classes, pretrained, conf.seed, part)
+            how = (name, channels, self._num_classes, pretrained, conf.seed, part)
+            model = build_model(*how, size=self._shape[1:])
             self._try(model)
         return model
 
     def _cut(self, whole: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
         model = self._conf.model
-        with self.blaming(BASE, "cannot be cut in two"):
+        with self.blaming(BASE, "cannot be cut by width; set model.co.name"):
             return cut(whole, self._example, model.co_ratio, model.shared_stem)
 
     def _try(self, model: nn.Module) -> None:

@@ -7,7 +7,8 @@ that must be cut together.
 from __future__ import annotations
 
 import copy
-import warnings
+import math
+from collections.abc import Mapping
 
 import torch
 import torch_pruning as tp
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dccl_flower.config import ConfError
+from dccl_flower.models.dependencies import trace
 from dccl_flower.models.frozen import Frozen, exchanged_state, frozen_names
 from dccl_flower.models.head import find_head
+from dccl_flower.models.stand_ins import StandIn, put_stand_ins
 
 CUT_LAYERS = (nn.Conv2d, nn.Linear)
+OWN_WIDTHS = ("hidden_dim", "embed_dim", "num_features")  # what a model knows of itself
 
 
 def slice_cloud(
@@ -87,12 +91,11 @@ def _cut(
     base: nn.Module, example: Tensor, co_ratio: float, stem: list[str], keep_cloud: bool
 ) -> nn.Module:
     model = copy.deepcopy(base)
-    with warnings.catch_warnings():
-        # Of parameters of the model's own, such as a layer scale, the channels come last.
-        warnings.filterwarnings("ignore", "Unwrapped parameters detected")
-        graph = tp.DependencyGraph().build_dependency(model, example_inputs=example)
+    stand_ins = {each.layer: each for each in put_stand_ins(model, example)}
     _, head = find_head(model, name=find_head(base, example=example)[0])
+    graph = trace(model, example)
     kept_whole = [head] + [model.get_submodule(name) for name in stem]
+    gone: dict[tuple[nn.Module, bool], set[int]] = {}  # of each layer's inputs and outputs
     for group in list(graph.get_all_groups([head], root_module_types=list(CUT_LAYERS))):
         root = group[0].dep.target.module
         outputs = [dep.target.module for dep, _ in group if _cuts_outputs(dep)]
@@ -103,16 +106,33 @@ def _cut(
                     "layers; a shared stem is for plain nets such as VGG"
                 )
             continue
-        channels = graph.get_out_channels(root)
-        if channels < 2:
-            raise ConfError(f"model.base: a layer of {channels} channel cannot be cut in two")
-        first_co = channels - co_channels(channels, co_ratio)
+        channels, name = graph.get_out_channels(root), graph._module2name[root]
+        unit = math.lcm(*(_unit(dep.target.module, stand_ins) for dep, _ in group))
+        if channels < 2 * unit or channels % unit:
+            at_a_time = f", of which heads or groups take {unit} at a time" if unit > 1 else ""
+            raise ConfError(f"layer {name} is too narrow to cut: {channels} wide{at_a_time}")
+        first_co = channels - unit * co_channels(channels // unit, co_ratio)
         drop = range(first_co, channels) if keep_cloud else range(first_co)
-        graph.get_pruning_group(root, group[0].dep.handler, list(drop)).prune()
+        pruned = graph.get_pruning_group(root, group[0].dep.handler, list(drop))
+        for dep, indices in pruned:
+            gone[dep.target.module, "out_channels" in dep.handler.__name__] = set(indices)
+        pruned.prune()
+        for attribute in OWN_WIDTHS:
+            if getattr(model, attribute, None) == channels:
+                setattr(model, attribute, channels - len(drop))
+    for layer, each in stand_ins.items():
+        model.set_submodule(each.name, each.cut(gone.get((layer, False)), gone.get((layer, True))))
     model.zero_grad()
     with torch.no_grad():
         model.eval()(example)
     return model.train()
+
+
+def _unit(module: nn.Module, stand_ins: Mapping[nn.Module, StandIn]) -> int:
+    """Return by how many channels at a time a module can be cut."""
+    if isinstance(module, nn.GroupNorm) and module.num_groups > 1:
+        return module.num_channels // module.num_groups
+    return stand_ins[module].unit if module in stand_ins else 1
 
 
 def _cuts_outputs(dep: tp.Dependency) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
 from dccl_flower.models.head import find_head
 from dccl_flower.seeds import isolated_rng
+
+OWN_SIZE, TIMM_SIZE = (32, 32), (224, 224)
+TORCHVISION_SIZES = {"inception_v3": (299, 299)}
 
 
 class PlainCNN(nn.Module):
@@ -72,20 +77,48 @@ def check_model(key: str, name: str, in_channels: int) -> None:
 
 
 def build_model(
-    name: str, in_channels: int, num_classes: int, pretrained: bool, seed: int, purpose: str
+    name: str,
+    in_channels: int,
+    num_classes: int,
+    pretrained: bool,
+    seed: int,
+    purpose: str,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """Build a classifier whose initial weights depend on seed and purpose alone."""
+    """Build a classifier whose initial weights depend on seed and purpose alone.
+
+    ``size``: height and width of the images, which models of one size alone are built for.
+    """
     library, _, model = name.partition("/")
     with isolated_rng(seed, "init", purpose):
         if library == "timm":
             import timm
 
-            return timm.create_model(
-                model, pretrained=pretrained, in_chans=in_channels, num_classes=num_classes
-            )
+            given: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
+            if size is not None and _has_one_size(model):
+                given["img_size"] = size
+            return timm.create_model(model, pretrained=pretrained, **given)
         if library == "torchvision":
             return _torchvision_model(model, num_classes, pretrained)
         return PlainCNN(OWN_MODELS[name], in_channels, num_classes)
+
+
+def own_size(name: str) -> tuple[int, int]:
+    """Return height and width of the images that a model was made for."""
+    library, _, model = name.partition("/")
+    if library == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(model)
+        return config.input_size[1:] if config else TIMM_SIZE
+    return TORCHVISION_SIZES.get(model, TIMM_SIZE) if library == "torchvision" else OWN_SIZE
+
+
+def _has_one_size(model: str) -> bool:
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    return bool(config and config.fixed_input_size)
 
 
 def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:

@@ -166,8 +166,8 @@ def test_wrong_type_is_refused_with_key_value_and_what_is_allowed(override, allo
 
 
 def test_an_item_of_a_list_is_named_by_its_place():
-    message = refusal("split.cloud_classes=[0,a]")
-    assert message == "split.cloud_classes[1]=a: must be an integer"
+    message = refusal("arms.changes={a: [rounds.lr=1, [b]]}")
+    assert message == "arms.changes.a[1]=[b]: must be text"
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -133,8 +133,6 @@ def test_a_bound_says_what_it_allows(bound, value, text):
 
 def test_items_of_a_list_are_looked_at_too():
     conf = DcCclConf()
-    conf.split.cloud_classes = [0, 2**63]
-    with pytest.raises(
-        ConfError, match=r"^split\.cloud_classes\[1\]=9223372036854775808: must be below"
-    ):
+    conf.arms.changes = {"a": ["rounds.lr=1", " "]}
+    with pytest.raises(ConfError, match=r"^arms\.changes\.a\[1\]= : must be text"):
         with_overrides(conf, [])

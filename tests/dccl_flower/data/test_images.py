@@ -28,6 +28,9 @@ def folder(tmp_path):
     return path
 
 
+NO_LABELS = "labels must be integers from 0, texts, or true and false"
+
+
 def colour(red, green, blue, height=2, width=3):
     return Image.fromarray(np.full((height, width, 3), (red, green, blue), dtype=np.uint8))
 
@@ -185,9 +188,8 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
 def test_a_folder_without_one_of_the_splits_is_refused(folder, split):
     other = {"train": "test", "test": "train"}[split]
     save(folder / f"{other}.parquet", [grey(1)], [0])
-    assert (
-        refusal(folder) == f"data.path={folder}: holds no {split}*.parquet and no {split}/*.parquet"
-    )
+    either = f"no {split}*.parquet, no {split}/*.parquet and no images in {split}/CLASS/"
+    assert refusal(folder) == f"data.path={folder}: holds {either}"
 
 
 @pytest.mark.parametrize("key", ["image_column", "label_column", "group_column"])
@@ -196,11 +198,11 @@ def test_an_absent_column_is_refused_with_those_there(folder, key):
     assert refusal(folder, **{key: "img"}) == f"data.{key}=img: the data have columns image, label"
 
 
-@pytest.mark.parametrize("labels", [[0, -1], [0.0, 1.0], ["a", "b"]])
+@pytest.mark.parametrize("labels", [[0, -1], [0.0, 1.0]])
 def test_labels_that_are_no_integers_from_0_are_refused(folder, labels):
     save(folder / "train.parquet", [grey(1), grey(2)], labels)
     save(folder / "test.parquet", [grey(5)], labels[:1])
-    assert refusal(folder) == "data.label_column=label: labels must be integers from 0"
+    assert refusal(folder) == "data.label_column=label: " + NO_LABELS
 
 
 def test_an_image_column_without_images_is_refused(folder):
@@ -274,7 +276,79 @@ def test_data_without_a_test_split_are_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
     with pytest.raises(ConfError) as caught:
         open_images(ImageDataConf(name="some/set"))
-    assert str(caught.value) == ("data.name=some/set: has no split 'test', only train, validation")
+    assert str(caught.value) == (
+        "data.name=some/set: has no split 'test', only train, validation; "
+        "name one as data.test_split, or hold a part out with data.test_share=0.2"
+    )
+
+
+def test_the_validation_split_scores_where_it_is_named(monkeypatch):
+    rows = datasets.Dataset.from_dict({"image": [grey(1)], "label": [0]})
+    splits = datasets.DatasetDict({"train": rows, "validation": rows})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: splits)
+    assert len(open_images(ImageDataConf(name="some/set", test_split="validation")).test) == 1
+
+
+@pytest.mark.parametrize("file", ["validation-00000.parquet", "val.parquet", "dev/0000.parquet"])
+def test_a_validation_file_scores_where_it_is_named(folder, file):
+    (folder / "dev").mkdir()
+    save(folder / "train.parquet", [grey(1), grey(2)], [0, 1])
+    save(folder / file, [grey(3)], [1])
+    assert opened(folder, test_split="validation").test_labels.tolist() == [1]
+
+
+def test_a_share_of_the_training_images_scores_where_there_is_no_other(folder):
+    save(folder / "train.parquet", [grey(value) for value in range(10)], list(range(10)))
+    found = opened(folder, test_share=0.3)
+    assert (len(found.train), len(found.test)) == (7, 3)
+    assert sorted([*found.train_labels, *found.test_labels]) == list(range(10))
+    assert opened(folder, test_share=0.3).test_labels.tolist() == found.test_labels.tolist()
+
+
+def test_data_with_a_test_set_of_their_own_hold_none_out():
+    with pytest.raises(ConfError, match=r"^data\.test_share=0\.2: digits has a test set"):
+        open_images(ImageDataConf(name="digits", test_share=0.2))
+
+
+def test_folders_of_images_are_classes_by_name(folder):
+    for split, values in {"train": (1, 2), "test": (3,)}.items():
+        for name in ("dog", "cat"):
+            (folder / split / name).mkdir(parents=True)
+            for value in values:
+                grey(value).save(folder / split / name / f"train{value}.png")
+    found = opened(folder)
+    assert found.class_names == ["cat", "dog"]
+    assert (found.train_labels.tolist(), found.test_labels.tolist()) == ([0, 0, 1, 1], [0, 1])
+    assert found.train.shape == (4, 2, 3, 1)
+
+
+def test_folders_of_images_without_splits_hold_a_share_out(folder):
+    for name in ("dog", "cat"):
+        (folder / name).mkdir()
+        for value in range(4):
+            grey(value).save(folder / name / f"{value}.png")
+    found = opened(folder, test_share=0.25)
+    assert (len(found.train), len(found.test), found.class_names) == (6, 2, ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "numbers"),
+    [
+        (["dog", "cat"], ["cat", "dog"], [1, 0]),
+        ([True, False], ["False", "True"], [1, 0]),
+        ([["dog"], ["cat"]], ["cat", "dog"], [1, 0]),
+    ],
+)
+def test_labels_of_text_and_truth_are_mapped_in_order(folder, labels, names, numbers):
+    save_both(folder, [grey(1), grey(2)], labels)
+    found = opened(folder)
+    assert found.class_names == names
+    assert found.train_labels.tolist() == numbers
+
+
+def test_classes_without_names_go_by_their_numbers(folder):
+    save_both(folder, [grey(1), grey(2)], [2, 0])
+    assert opened(folder).class_names == ["0", "1", "2"]
 
 
 def test_noise_has_the_shape_of_cifar10_and_every_class():
@@ -376,15 +450,16 @@ def test_class_labels_are_their_numbers(folder):
     for split in ("train", "test"):
         rows.to_parquet(folder / f"{split}.parquet")
     assert opened(folder).train_labels.tolist() == [1, 0]
+    assert opened(folder).class_names == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
     ("labels", "what"),
     [
         ([[0, 1], [1, 0]], "must hold one label for each image, not (2,)"),
-        ([[0], [1, 0]], "labels must be integers from 0"),
-        ([0, None], "labels must be integers from 0"),
-        ([0.0, float("nan")], "labels must be integers from 0"),
+        ([[0], [1, 0]], NO_LABELS),
+        ([0, None], NO_LABELS),
+        ([0.0, float("nan")], NO_LABELS),
     ],
 )
 def test_labels_of_other_shapes_are_refused(folder, labels, what):

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dccl_flower.config import ConfError
-from dccl_flower.data.layout import parquet_files
+from dccl_flower.data.layout import data_files
+
+WANTED = {"train": "train", "test": "test"}
 
 
 def found(folder, *names):
@@ -15,7 +17,7 @@ def found(folder, *names):
         path.touch()
     return {
         split: [str(Path(file).relative_to(folder.resolve())) for file in files]
-        for split, files in parquet_files(str(folder)).items()
+        for split, files in data_files(str(folder), WANTED).items()
     }
 
 

@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dccl_flower.config import ConfError
-from dccl_flower.data.split import hold_out, split_sides, subset
+from dccl_flower.data.split import hold_out, numbered, split_sides, subset
 from dccl_flower.image_config import SplitConf
 
 # Six samples of class 0, six of class 1, ten of class 2.
@@ -139,6 +139,35 @@ def test_a_mix_that_the_cloud_cannot_serve_is_refused():
     with pytest.raises(ConfError) as caught:
         split_sides(labels, np.arange(len(labels)), conf, 0)
     assert str(caught.value) == "split.mix=1.0: needs 10 samples of class 0, there are 6"
+
+
+NAMES = ["plane", "car", "7"]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "devices", "expected"),
+    [
+        (["plane"], ["car", "7"], ([0], [1, 2])),
+        ("rest", ["car"], ([0, 2], [1])),
+        ([0, "car"], "rest", ([0, 1], [2])),
+        (["plane", 1], [7], ([0, 1], [2])),
+    ],
+)
+def test_classes_go_by_name_or_number_or_are_the_rest(cloud, devices, expected):
+    found = numbered(SplitConf(cloud_classes=cloud, device_classes=devices), NAMES)
+    assert (found.cloud_classes, found.device_classes) == expected
+
+
+def test_a_class_of_an_unknown_name_is_refused_with_all_names():
+    with pytest.raises(ConfError) as caught:
+        numbered(SplitConf(cloud_classes="rest", device_classes=["cat"]), NAMES)
+    told = "split.device_classes=['cat']: class cat is not among 0, 1, 2, plane, car, 7"
+    assert str(caught.value) == told
+
+
+def test_both_sides_cannot_be_the_rest():
+    with pytest.raises(ConfError, match=r"^split\.cloud_classes=rest: one side must name"):
+        numbered(SplitConf(cloud_classes="rest", device_classes="rest"), NAMES)
 
 
 def test_a_class_named_twice_is_refused():

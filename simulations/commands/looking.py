@@ -1,0 +1,32 @@
+"""Commands that tell what there is, and run nothing."""
+
+from __future__ import annotations
+
+import click
+
+from dccl_flower.config import ConfError
+from dccl_flower.simulations.commands.options import POSITIVE
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--ratio", default="1/8", show_default=True, help="Share of the co-submodel.")
+@click.option("--classes", type=POSITIVE, default=10, show_default=True, help="Classes.")
+@click.option("--size", type=POSITIVE, help="Side of the images; the model's own if none.")
+def split(models: tuple[str, ...], ratio: str, classes: int, size: int | None) -> None:
+    """Cut each MODEL in two and print what the halves are; nothing is trained.
+
+    A MODEL is one of ours, as vgg16_cifar, or timm/NAME or torchvision/NAME. Of several, one that
+    cannot be cut has the reason in its row.
+    """
+    from dccl_flower.simulations.split_report import Half, parse_ratio, split_model, split_table
+
+    share, found = parse_ratio(ratio), dict[str, dict[str, Half] | str]()
+    for name in models:
+        try:
+            found[name] = split_model(name, share, classes, size)
+        except ConfError as error:
+            if len(models) == 1:
+                raise
+            found[name] = str(error)
+    click.echo(split_table(found))
