@@ -48,7 +48,12 @@ class Trained:
     conf: Conf
     modules: Mapping[str, FromPixels]
     shape: tuple[int, int, int]
-    num_classes: int
+    class_names: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
 
 
 def load_run(folder: str | Path) -> Trained:
@@ -78,4 +83,4 @@ def load_run(folder: str | Path) -> Trained:
         raise ConfError(f"{place}/models: are not those of its conf.yaml: {cause}") from error
     pixels = data["mean"], data["std"]
     served = {name: FromPixels(module, *pixels).eval() for name, module in modules.items()}
-    return Trained(conf, served, shape, data["num_classes"])
+    return Trained(conf, served, shape, data["classes"])
