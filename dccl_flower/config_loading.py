@@ -106,7 +106,8 @@ def _layer(kind: Any, key: str, text: str, method: str) -> dict[str, Any]:
         elif part in hints(hint):
             hint = hints(hint)[part]
         else:
-            raise unknown_key(key, hints(hint), method)
+            meant = _elsewhere(kind, key)  # the key of a section, without it
+            raise unknown_key(key, hints(hint), method, meant)
     layer: Any = text
     if is_dataclass(hint) or {get_origin(each) for each in (hint, *get_args(hint))} & {list, dict}:
         layer = read_yaml(key, text)
@@ -115,6 +116,16 @@ def _layer(kind: Any, key: str, text: str, method: str) -> dict[str, Any]:
     elif type(None) in get_args(hint) and text in _NULLS:
         layer = None
     return reduce(lambda inner, part: {part: inner}, reversed(parts), layer)
+
+
+def _elsewhere(kind: Any, name: str, prefix: str = "") -> str | None:
+    """Return the first key of that name in any section."""
+    for each, hint in hints(kind).items():
+        if each == name:
+            return f"{prefix}{each}"
+        if is_dataclass(hint) and (found := _elsewhere(hint, name, f"{prefix}{each}.")):
+            return found
+    return None
 
 
 def _lay_over(tree: dict[str, Any], layer: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -193,11 +194,28 @@ def hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind) if is_dataclass(kind) else {}
 
 
-def unknown_key(key: str, allowed: Iterable[str], method: str | None = None) -> ConfError:
-    """Return the refusal of a key; which keys there are may be the method's."""
-    beside = ", ".join(sorted(allowed)) or "nothing"
+def unknown_key(
+    key: str, allowed: Iterable[str], method: str | None = None, meant: str | None = None
+) -> ConfError:
+    """Return the refusal of a key; which keys there are may be the method's.
+
+    ``meant``: the key that may have been meant, where it is not one like those allowed.
+    """
+    names = sorted(allowed)
+    near = [*_near(key, names), *([meant] if meant else [])]
+    hint = f"did you mean {near[0]}? " if near else ""
     under = f" (method.name={shown(method)})" if method else ""
-    return ConfError(f"{shown(key, 1000)}: unknown key; allowed here: {beside}{under}")
+    told = f"unknown key; {hint}allowed here: {', '.join(names) or 'nothing'}{under}"
+    return ConfError(f"{shown(key, 1000)}: {told}")
+
+
+def _near(key: str, names: list[str]) -> list[str]:
+    """Return the key with its last part that is much like a name in the name's place."""
+    parts = key.split(".")
+    for place in reversed(range(len(parts))):
+        if found := get_close_matches(parts[place], names, n=1, cutoff=0.7):
+            return [".".join([*parts[:place], found[0], *parts[place + 1 :]])]
+    return []
 
 
 def _refusal(key: str, value: Any, allowed: str) -> ConfError:

@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
+from rich.table import Table
 
 from dccl_flower.config import ConfError
 from dccl_flower.simulations.commands.options import POSITIVE
+
+
+@click.command()
+def confs() -> None:
+    """List the configurations that come with the package."""
+    from dccl_flower.simulations.key_table import conf_lines
+
+    table = Table.grid(padding=(0, 2))
+    for name, text in conf_lines():
+        table.add_row(name, text)
+    Console(highlight=False, markup=False).print(table)
+
+
+@click.command()
+@click.argument("conf")
+@click.argument("part", default="")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table.")
+def keys(conf: str, part: str, markdown: bool) -> None:
+    """List the keys of CONF, those with PART in them, with their values and what is allowed."""
+    from dccl_flower.simulations.key_table import key_rows
+    from dccl_flower.simulations.reports import table as markdown_table
+
+    rows = key_rows(conf, part)
+    if not rows:
+        raise ConfError(f"{part}: in no key of {conf}; dccl keys {conf} lists them")
+    if markdown:
+        cells = [
+            [f"`{key}`", f"`{value}`", allowed.replace("|", "or")] for key, value, allowed in rows
+        ]
+        click.echo(markdown_table(("key", "value", "allowed"), cells, words=3))
+        return
+    table = Table.grid("key", "value", "allowed", padding=(0, 2))
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
 
 
 @click.command()
