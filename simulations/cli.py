@@ -14,12 +14,14 @@ from dccl_flower.config import ConfError
 from dccl_flower.simulations.commands.comparing import arms, runs, scale, search, summary, sweep
 from dccl_flower.simulations.commands.looking import confs, keys, split
 from dccl_flower.simulations.commands.running import cost, run
-from dccl_flower.simulations.commands.using import export, predict
+from dccl_flower.simulations.commands.using import export, predict, report
 from dccl_flower.simulations.superlink import RunError
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
-COMMANDS = (run, arms, sweep, search, scale, summary, runs, export, predict)
-COMMANDS += (confs, keys, cost, split)
+COMMANDS = (
+    *(run, arms, sweep, search, scale, summary, runs),
+    *(export, predict, report, confs, keys, cost, split),
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

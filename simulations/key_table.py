@@ -33,7 +33,8 @@ def key_rows(conf_name: str, part: str = "") -> list[tuple[str, str, str]]:
 
 
 def _rows(section: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
-    types = hints(type(section))
+    kind: Any = type(section)
+    types = hints(kind)
     for each in fields(section):
         value, key = getattr(section, each.name), f"{prefix}{each.name}"
         if is_dataclass(value):

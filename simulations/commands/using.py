@@ -1,4 +1,4 @@
-"""Commands that use what a finished run has trained: ``dccl export`` and ``predict``."""
+"""Commands that use what a finished run has trained: ``dccl export``, ``predict``, ``report``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,19 @@ def export(run_dir: Path, to: str, output: Path | None) -> None:
 
     for file in export_run(run_dir, to, output):
         click.echo(f"{file}  {file.stat().st_size / 1e6:.2f} MB")
+
+
+@click.command()
+@click.argument("run_dirs", nargs=-1, required=True, type=FOLDER, metavar="RUN_DIR...")
+@click.option("--output", type=FOLDER, help="HTML file; report.html in the first RUN_DIR.")
+def report(run_dirs: tuple[Path, ...], output: Path | None) -> None:
+    """Put the runs on one HTML page, side by side: numbers, curves, classes and images."""
+    from dccl_flower.simulations.page.page import write_report
+
+    target = (output or run_dirs[0] / "report.html").expanduser().resolve()
+    for note in write_report(run_dirs, target):
+        click.echo(note)
+    click.echo(f"report: {target}")
 
 
 @click.command()

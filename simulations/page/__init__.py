@@ -1,0 +1,1 @@
+"""``dccl report``: one self-contained HTML page over finished runs."""
