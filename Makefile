@@ -50,6 +50,11 @@ results: .venv/installed  ## the README's table: three seeds, DATA=folder with f
 	done
 	$(BIN)/dccl summary runs/results/*
 
+backbones: .venv/installed  ## docs/backbones.md: which models can be cut in two by width
+	( echo '# Backbones' && echo && echo 'Which models `model.base` can be, cut 7/8 : 1/8 by width.' && echo && \
+	  printf '```bash\nmake backbones\n```\n\n' && \
+	  $(BIN)/dccl split $$(cat docs/backbones.txt) 2> /dev/null ) > docs/backbones.md
+
 faults: .venv/installed  ## inject every fault and print how each ends
 	PYTHONPATH=tests/helpers $(BIN)/python -m fault_rows
 
@@ -63,4 +68,4 @@ clean:  ## remove the environment and everything built
 	$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-.PHONY: help demo deploy-demo test lint unit integration test-slow results faults clean
+.PHONY: help demo deploy-demo test lint unit integration test-slow results backbones faults clean

@@ -10,18 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dccl_flower.flower.numpy_client_app import numpy_client_app
+    from dccl_flower.models.split import vertical_split
     from dccl_flower.simulations.trained import load_run
     from dccl_flower.strategies.dc_ccl.cloud import Cloud
-    from dccl_flower.strategies.dc_ccl.front import DcCclClient
+    from dccl_flower.strategies.dc_ccl.front import DcCcl, DcCclClient
 
 __version__ = "0.1.0"
-__all__ = ["Cloud", "DcCclClient", "__version__", "load_run", "numpy_client_app"]
+__all__ = [
+    "Cloud",
+    "DcCcl",
+    "DcCclClient",
+    "__version__",
+    "load_run",
+    "numpy_client_app",
+    "vertical_split",
+]
 
 _HOMES = {
     "Cloud": "dccl_flower.strategies.dc_ccl.cloud",
+    "DcCcl": "dccl_flower.strategies.dc_ccl.front",
     "DcCclClient": "dccl_flower.strategies.dc_ccl.front",
     "load_run": "dccl_flower.simulations.trained",
     "numpy_client_app": "dccl_flower.flower.numpy_client_app",
+    "vertical_split": "dccl_flower.models.split",
 }
 
 

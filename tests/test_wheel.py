@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -52,16 +55,49 @@ def test_the_wheel_holds_every_source_file_and_nothing_else(wheel):
     assert "dccl_flower/py.typed" in names
 
 
-@pytest.mark.slow
-def test_the_installed_wheel_runs_from_any_directory(wheel, tmp_path):
-    home = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Return the programs of an environment that has the wheel alone."""
+    home = tmp_path_factory.mktemp("clean") / "venv"
     venv.create(home, with_pip=True)
     pip = [home / "bin" / "pip", "install", "--quiet"]
     subprocess.run([*pip, "torch", "torchvision"], check=True)
     subprocess.run([*pip, wheel], check=True)
-    place = tmp_path / "elsewhere"
-    place.mkdir()
+    return home / "bin"
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_runs_from_any_directory(installed, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [home / "bin" / "dccl", "run", "digits", "rounds.count=1", "--output", "out"]
-    subprocess.run(command, cwd=place, env=environment, check=True)
-    assert (place / "out" / "results.json").exists()
+    command = [installed / "dccl", "run", "digits", "rounds.count=1", "--output", "out"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["quickstart/plain", "quickstart/with_dc_ccl"])
+def test_an_example_runs_by_plain_flwr_run(installed, tmp_path, project):
+    place = shutil.copytree(ROOT / "examples" / project, tmp_path / "project")
+    home = {"FLWR_HOME": str(tmp_path / "flwr"), "DCCL_CACHE": str(tmp_path / "cache")}
+    home["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | home
+    environment["PATH"] = f"{installed}{os.pathsep}{environment['PATH']}"
+    command = [installed / "flwr", "run", ".", "--stream"]
+    try:
+        done = subprocess.run(
+            command, cwd=place, env=environment, check=True, capture_output=True, text=True
+        )
+    finally:
+        end_processes(home["FLWR_HOME"])
+    scores = [float(score) for score in re.findall(r"\d+: {'accuracy': '(.*?)'", done.stdout)]
+    assert len(scores) == 11
+    if "dc_ccl" in project:
+        assert scores[-1] > scores[0] + 0.05, scores
+
+
+def end_processes(flwr_home):
+    """End what Flower left running for one home: its SuperLink stays for the next run."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == flwr_home:
+                process.terminate()

@@ -93,8 +93,11 @@ def split_sides(
     kept = draw.choice(own, len(own) - len(mixed_in), replace=False)
     cloud = np.setdiff1d(outside[np.isin(labels[outside], conf.cloud_classes)], mixed_in)
     devices = np.sort(np.concatenate([kept, mixed_in]))
-    classes_of = [sorted(cast(list[int], c)) for c in (conf.cloud_classes, conf.device_classes)]
-    return Sides(cloud, devices, *classes_of)
+    return Sides(cloud, devices, _in_order(conf.cloud_classes), _in_order(conf.device_classes))
+
+
+def _in_order(classes: Sequence[int | str]) -> list[int]:
+    return sorted(cast(Sequence[int], classes))
 
 
 def hold_out(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.client import NumPyClient
 
+from dccl_flower.cache import cache_root
 from dccl_flower.checkpoint import from_bytes
 from dccl_flower.codecs import CODECS, FP32, FP64, Codec
 from dccl_flower.device import Device, Memory, decoded_answer, encoded_answer
@@ -34,6 +35,7 @@ Arrays = list[np.ndarray]
 Metrics = dict[str, Any]
 T = TypeVar("T")
 MERGE_AFTER = 16
+DEVICES = "devices"  # below the cache
 
 
 class DeviceClient(NumPyClient):
@@ -41,15 +43,18 @@ class DeviceClient(NumPyClient):
 
     ``load_data`` gives a device id's private samples as the half takes them: batches (images,
     labels), e.g. a DataLoader; ``store`` is the folder where a device keeps what it was sent, and
-    what it remembers.
+    what it remembers: by default one below the cache, which is not emptied.
     """
 
     def __init__(
-        self, half: DeviceHalf, load_data: Callable[[int], Any], store: str | os.PathLike[str]
+        self,
+        half: DeviceHalf,
+        load_data: Callable[[int], Any],
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
         self._half = half
         self._load = load_data
-        self._store = DeviceStore(store)
+        self._store = DeviceStore(cache_root() / DEVICES if store is None else store)
 
     def get_properties(self, config: Metrics) -> Metrics:
         """Tell for each of ``config["devices"]`` whether it holds each parcel, asked by hash."""

@@ -25,6 +25,23 @@ CUT_LAYERS = (nn.Conv2d, nn.Linear)
 OWN_WIDTHS = ("hidden_dim", "embed_dim", "num_features")  # what a model knows of itself
 
 
+def vertical_split(
+    model: nn.Module, example: Tensor, co_ratio: float = 0.125, shared_stem: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """Return the cloud submodel and the co-submodel, which share out a model's channels.
+
+    >>> from torch import nn, zeros
+    >>> base = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> cloud, co = vertical_split(base, zeros(2, 1, 8, 8), co_ratio=1 / 8)
+    >>> cloud[1].out_features, co[1].out_features
+    (28, 4)
+
+    As :func:`slice_cloud` and :func:`slice_co`, which say what is raised.
+    """
+    halves = [cut(model, example, co_ratio, shared_stem) for cut in (slice_cloud, slice_co)]
+    return halves[0], halves[1]
+
+
 def slice_cloud(
     base: nn.Module, example: Tensor, co_ratio: float, shared_stem: bool = False
 ) -> nn.Module:

@@ -102,7 +102,8 @@ class DcCclClient(DeviceClient):
     """A device of DC-CCL; which device it plays stands in each message's config.
 
     ``load_data`` gives a device id's private batches, e.g. a DataLoader. ``store`` is the folder
-    where a device keeps what it was sent between rounds. All else as in :class:`DcCclDevice`.
+    where a device keeps what it was sent between rounds, by default one below the cache. All else
+    as in :class:`DcCclDevice`.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class DcCclClient(DeviceClient):
         co_submodel: nn.Module,
         control: nn.Module,
         load_data: Callable[[int], Any],
-        store: str | os.PathLike[str],
+        store: str | os.PathLike[str] | None = None,
         torch_device: torch.device | str = "cpu",
         cache_logits: bool = True,
         head: str | None = None,

@@ -1,0 +1,1 @@
+"""Ten devices learn to read digits."""
