@@ -86,10 +86,10 @@ def test_memory_follows_batch_size_and_momentum():
 
 
 def test_a_share_of_nothing_is_null(monkeypatch):
-    def build(name, channels, classes, pretrained, seed, purpose):
+    def build(name, channels, classes, pretrained, seed, purpose, size):
         if purpose == "base":
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        return build_model(name, channels, classes, pretrained, seed, purpose)
+        return build_model(name, channels, classes, pretrained, seed, purpose, size)
 
     monkeypatch.setattr("dccl_flower.models.build.build_model", build)
     conf = load_conf("digits", ["model.co.name=small_cnn"])
@@ -101,9 +101,9 @@ def test_a_share_of_nothing_is_null(monkeypatch):
 def test_pretrained_weights_are_not_asked_for(monkeypatch):
     asked = []
 
-    def build(name, in_channels, num_classes, pretrained, seed, purpose):
+    def build(name, in_channels, num_classes, pretrained, seed, purpose, size):
         asked.append(pretrained)
-        return build_model(name, in_channels, num_classes, False, seed, purpose)
+        return build_model(name, in_channels, num_classes, False, seed, purpose, size)
 
     monkeypatch.setattr("dccl_flower.models.build.build_model", build)
     everything = ["model.pretrained=true", "model.co.pretrained=true"]
@@ -131,7 +131,7 @@ def test_the_table_fits_a_narrow_terminal():
         (["model.base=timm/resnet18", "model.shared_stem=true"], "model.shared_stem=true: conv1"),
         (
             ["model.base=timm/vit_tiny_patch16_224", "model.co.name=small_cnn"],
-            "model.base=timm/vit_tiny_patch16_224: does not go with images (1, 8, 8) (Input height",
+            "model.base=timm/vit_tiny_patch16_224: does not go with images (1, 8, 8) (Calculated",
         ),
         (["data.path=/nowhere"], "data.path=/nowhere: no such folder"),
     ],

@@ -250,7 +250,7 @@ def test_every_key_but_co_share_is_needed(tmp_path, key):
         ("{}", "tiers: is missing"),
         ("", "must be a mapping with the keys tiers"),
         ("- 3", "must be a mapping with the keys tiers"),
-        ("tires: []", "tires: unknown key; allowed here: tiers"),
+        ("tires: []", "tires: unknown key; did you mean tiers? allowed here: tiers"),
         ("tiers: [3]", f"tiers[0]=3: must have the keys {KEYS}"),
         ("tiers: [null]", f"tiers[0]=None: must have the keys {KEYS}"),
     ],
