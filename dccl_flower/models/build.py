@@ -80,8 +80,9 @@ def build_without_data(
     try:
         with torch.device("meta"):
             return choose(Parts(conf, shape, num_classes, fetch=False))
-    except ConfError:
-        # Some can only be cut with their values; what is wrong anyway says so again.
+    except ConfError as error:
+        if isinstance(error.__cause__, ConfError | TimeoutError):  # found wrong by shapes alone
+            raise
         return choose(Parts(conf, shape, num_classes, fetch=False))
 
 
