@@ -12,6 +12,7 @@ from dccl_flower.seeds import isolated_rng
 
 OWN_SIZE, TIMM_SIZE = (32, 32), (224, 224)
 TORCHVISION_SIZES = {"inception_v3": (299, 299)}
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
 class PlainCNN(nn.Module):
@@ -125,7 +126,10 @@ def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Modu
     from torchvision.models import get_model
 
     if not pretrained:
-        return get_model(name, num_classes=num_classes)
+        given: dict[str, Any] = {"num_classes": num_classes}
+        if name in WITH_AUXILIARY_HEADS:
+            given["aux_logits"] = False
+        return get_model(name, **given)
     model = get_model(name, weights="DEFAULT")
     head_name, head = find_head(model)
     model.set_submodule(head_name, nn.Linear(head.in_features, num_classes))

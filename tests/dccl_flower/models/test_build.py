@@ -381,6 +381,20 @@ def test_a_model_that_cannot_be_cut_is_refused_by_cloud_and_device_alike():
             built(make_conf(base="timm/ghostnet_050"), (3, 64, 64), 10)
 
 
+def test_a_model_found_wrong_by_its_shapes_alone_is_built_once(monkeypatch):
+    built = []
+
+    def one_channel(name, *_, **__):
+        built.append(name)
+        layers = nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 10)
+        return nn.Sequential(*layers)
+
+    monkeypatch.setattr(build_module, "build_model", one_channel)
+    with pytest.raises(ConfError, match="layer 0 is too narrow to cut: 1 wide"):
+        build_device_modules(make_conf(), RGB, 10)
+    assert built == ["small_cnn"]
+
+
 def test_two_heads_are_refused_with_the_key():
     for built in (build_submodels, build_device_modules):
         with pytest.raises(ConfError) as caught:
