@@ -7,6 +7,8 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The published rule on the same data, steps and budget as the default confs.
 PUBLISHED := loss=ce rounds.lr_schedule=last_two_halved
+# Where torch comes from: a CPU-only one takes far less than the package index's.
+TORCH_INDEX ?=
 FASHION := $(if $(DATA),data.path=$(DATA)/fashion_mnist)
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ demo: .venv/installed  ## install, then run DC-CCL on scikit-learn's digits (abo
 deploy-demo: .venv/installed  ## DC-CCL over a SuperLink with TLS and three SuperNodes with keys, against the simulation
 	$(BIN)/python -m dccl_flower.simulations.deploy.demo
 
-test: lint .venv/installed  ## lint, types, unit tests and the runs through Flower
+test: lint docs .venv/installed  ## lint, types, the documentation, unit tests and the runs through Flower
 	$(PYTEST) -m "not slow"
 
 lint: .venv/installed  ## ruff and mypy
@@ -31,6 +33,9 @@ lint: .venv/installed  ## ruff and mypy
 	cp -r conf strategies simulations .lint/dccl_flower/
 	cd .lint && ../$(BIN)/mypy --config-file ../pyproject.toml -p dccl_flower
 
+docs: .venv/installed  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 unit: .venv/installed  ## tests without Flower's runtime
 	$(PYTEST) -m "not integration and not slow"
 
@@ -40,7 +45,7 @@ integration: .venv/installed  ## tests through the real flwr run
 test-slow: .venv/installed  ## the wheel in a clean environment, dccl scale, a deployment, and more workers
 	$(BIN)/pytest -m slow
 
-results: .venv/installed  ## the README's table: three seeds, DATA=folder with fashion_mnist/
+results: .venv/installed  ## the table of docs/dc-ccl.md: three seeds, DATA=folder with fashion_mnist/
 	for seed in 0 1 2; do \
 	  $(BIN)/dccl run digits --seed $$seed --output runs/results/digits-$$seed && \
 	  $(BIN)/dccl run digits $(PUBLISHED) --seed $$seed --output runs/results/digits-published-$$seed && \
@@ -59,13 +64,14 @@ faults: .venv/installed  ## inject every fault and print how each ends
 	PYTHONPATH=tests/helpers $(BIN)/python -m fault_rows
 
 clean:  ## remove the environment and everything built
-	rm -rf .venv .lint build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .lint site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 # torch and torchvision are resolved in one go so that their builds match.
 .venv/installed: pyproject.toml
+	@echo "installing torch and all else into .venv: minutes, and some 7 GB, less with TORCH_INDEX"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet torch torchvision
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch torchvision
 	$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-.PHONY: help demo deploy-demo test lint unit integration test-slow results backbones faults clean
+.PHONY: help demo deploy-demo test lint docs unit integration test-slow results backbones faults clean

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from importlib import resources
 from typing import Any, Literal, get_args, get_origin
 
 from dccl_flower.config_loading import conf_names, load_conf
+from dccl_flower.simulations.reports import table
 from dccl_flower.typed_yaml import Bound, hints
 
+Row = tuple[str, str, str]
 NAMES = {int: "integer", float: "number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -23,22 +25,29 @@ def conf_lines() -> Iterator[tuple[str, str]]:
         yield name, text.partition(". ")[0].rstrip(".")
 
 
-def key_rows(conf_name: str, part: str = "") -> list[tuple[str, str, str]]:
+def key_rows(conf_name: str, part: str = "") -> list[Row]:
     """Return key, value and what is allowed of all keys of a configuration with ``part`` in them.
 
     Raises ConfError for a configuration that there is not.
     """
     conf = load_conf(conf_name)
-    return [row for row in _rows(conf, "") if part.lower() in row[0].lower()]
+    return [row for row in rows_of(conf) if part.lower() in row[0].lower()]
 
 
-def _rows(section: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+def key_table(rows: Iterable[Row], of_values: str = "value") -> str:
+    """Return rows of keys as a Markdown table; ``of_values`` heads the column of values."""
+    cells = [[f"`{key}`", f"`{value}`", allowed.replace("|", "or")] for key, value, allowed in rows]
+    return table(("key", of_values, "allowed"), cells, words=3)
+
+
+def rows_of(section: Any, prefix: str = "") -> Iterator[Row]:
+    """Return key, value and what is allowed of all keys of a section and the sections in it."""
     kind: Any = type(section)
     types = hints(kind)
     for each in fields(section):
         value, key = getattr(section, each.name), f"{prefix}{each.name}"
         if is_dataclass(value):
-            yield from _rows(value, f"{key}.")
+            yield from rows_of(value, f"{key}.")
             continue
         limits = each.metadata.get("bound", Bound())
         yield key, _shown(value), _allowed(types[each.name], limits, value)
@@ -47,13 +56,14 @@ def _rows(section: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return str(value) if value != "" else '""'
 
 
 def _allowed(hint: Any, limits: Bound, value: Any) -> str:
     words = _kind(hint)
-    told = limits.allowed(value if isinstance(value, float) else 0).removeprefix("must be ")
-    return words if told.rstrip() == "must be" or not told else f"{words}, {told}"
+    told = limits.allowed(value if isinstance(value, float) else 0)
+    told = told.removeprefix("must be").removeprefix("must lie").strip()
+    return f"{words}, {told}" if told else words
 
 
 def _kind(hint: Any) -> str:

@@ -27,17 +27,13 @@ def confs() -> None:
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 def keys(conf: str, part: str, markdown: bool) -> None:
     """List the keys of CONF, those with PART in them, with their values and what is allowed."""
-    from dccl_flower.simulations.key_table import key_rows
-    from dccl_flower.simulations.reports import table as markdown_table
+    from dccl_flower.simulations.key_table import key_rows, key_table
 
     rows = key_rows(conf, part)
     if not rows:
         raise ConfError(f"{part}: in no key of {conf}; dccl keys {conf} lists them")
     if markdown:
-        cells = [
-            [f"`{key}`", f"`{value}`", allowed.replace("|", "or")] for key, value, allowed in rows
-        ]
-        click.echo(markdown_table(("key", "value", "allowed"), cells, words=3))
+        click.echo(key_table(rows))
         return
     table = Table.grid("key", "value", "allowed", padding=(0, 2))
     for row in rows:
