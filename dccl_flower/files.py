@@ -125,7 +125,7 @@ def is_full(error: OSError) -> bool:
 def write_sums(folder: Path) -> None:
     """Write the SHA-256 of each file of a folder, as ``sha256sum --check`` reads them."""
     files = sorted(folder.iterdir())
-    write_aside(folder / SUMS, "".join(f"{_file_sum(file)}  {file.name}\n" for file in files))
+    write_aside(folder / SUMS, "".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
 
 
 def damaged_file(folder: Path) -> str | None:
@@ -142,7 +142,7 @@ def damaged_file(folder: Path) -> str | None:
         return SUMS
     for name in sorted(sums.keys() | {file.name for file in folder.iterdir()} - {SUMS}):
         try:
-            if _file_sum(folder / name) != sums.get(name):
+            if sha256_of(folder / name) != sums.get(name):
                 return name
         except OSError:
             return name
@@ -172,7 +172,8 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def _file_sum(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

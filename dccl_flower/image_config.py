@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dccl_flower.config import BareRoundsConf, Conf, DataConf, DevicesConf
-from dccl_flower.typed_yaml import ConfError, bound, section, share
+from dccl_flower.typed_yaml import ConfError, bound, path, section, share
 
 Normalisation = Literal["batch", "batch_frozen", "batch_fused", "batch_mixed", "group", "group_ws"]
 
@@ -16,7 +16,10 @@ class ImageDataConf(DataConf):
     """Where the images come from: the hub, or a local folder of parquet or of images.
 
     ``test_split`` names the split that scores; where there is none, a ``test_share`` of the
-    training images does, and is not trained on.
+    training images does, and is not trained on. With ``image_size`` the middle square of each image
+    is brought to so many pixels a side, or to the size that ``model.base`` was made for.
+    ``normalise``: by mean and deviation of the cloud's pixels, or those that ``model.base`` was
+    pretrained with.
     """
 
     name: str = "digits"
@@ -26,6 +29,8 @@ class ImageDataConf(DataConf):
     test_split: str = "test"
     test_share: float = bound(0.0, at_least=0, below=1)
     rgb: bool = False
+    image_size: int | Literal["model"] | None = bound(None, at_least=1)
+    normalise: Literal["cloud", "model"] = "cloud"
     train_fraction: float = bound(1.0, above=0, at_most=1)
     validation: float = bound(0.1, above=0, below=1)
     augment: Literal["none", "flip_crop"] = "none"
@@ -35,7 +40,8 @@ class ImageDataConf(DataConf):
 class SplitConf:
     """Which samples the cloud holds and which the devices hold; classes by number or name.
 
-    ``rest``: all classes that the other side does not have.
+    ``10-19`` in a list: the classes from 10 to 19. ``rest`` in place of a list: all classes that
+    the other side does not have.
     """
 
     by: Literal["classes", "fraction"] = "classes"
@@ -63,18 +69,28 @@ class ImageDevicesConf(DevicesConf):
 
 @dataclass
 class BackboneConf:
-    """A model of its own in place of a slice of the base model."""
+    """A model of its own in place of a slice of the base model, with weights as the base has."""
 
     name: str | None = None
     pretrained: bool = False
+    weights: str | None = path(".safetensors")
 
 
 @dataclass
 class ModelConf:
-    """The base model."""
+    """The base model, which starts from drawn weights, its library's, or those of a file.
+
+    ``weights``: a safetensors file of the model's state. Of other classes its head is left out.
+    """
 
     base: str = "small_cnn"
     pretrained: bool = False
+    weights: str | None = path(".safetensors")
+
+    def with_weights(self) -> dict[str, Any]:
+        """Return the sections that name a file of weights, by their keys."""
+        sections = {"model": self} | {f"model.{name}": part for name, part in vars(self).items()}
+        return {k: part for k, part in sections.items() if getattr(part, "weights", None)}
 
 
 @dataclass
@@ -103,10 +119,11 @@ class PretrainConf:
     """Cross-entropy training of the cloud submodel by SGD.
 
     ``step`` takes 0.4 of the rate every five epochs. ``mask_unseen`` leaves classes without samples
-    out of the softmax.
+    out of the softmax. ``head_epochs`` come before the others and train the head alone.
     """
 
     epochs: int = bound(20, at_least=1)
+    head_epochs: int = bound(0, at_least=0)
     batch_size: int = bound(128, at_least=2)
     lr: float = bound(0.1, above=0)
     schedule: Literal["one_cycle", "step"] = "one_cycle"
@@ -186,6 +203,9 @@ class ImageConf(Conf):
         if self.split.by == "fraction" and self.split.device_fraction in (0, 1):
             given = f"split.device_fraction={self.split.device_fraction}"
             raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
+        for key, part in self.model.with_weights().items():
+            if part.pretrained:
+                raise ConfError(f"{key}.pretrained=true: not with {key}.weights={part.weights}")
         devices = self.devices
         if devices.heterogeneity != 1 and devices.partitioner in ("natural", "draws"):
             given = f"devices.heterogeneity={devices.heterogeneity}"

@@ -16,10 +16,34 @@ from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
 from dccl_flower.experiment import Experiment
 from dccl_flower.image_config import ImageConf
+from dccl_flower.models.zoo import check_model, own_images
 from dccl_flower.seeds import derive_seed, numpy_generator
 
 EVALUATION_BATCH = 200
 MIN_UNSEEN, MAX_UNSEEN = 100, 5000
+
+
+def images_of(conf: ImageConf) -> Images:
+    """Open the images of a configuration, of the size that it or its base model says.
+
+    Raises ConfError where they cannot be had.
+    """
+    data = conf.data
+    if data.image_size == "model":
+        check_model("model.base", conf.model.base, in_channels=3)
+        data = replace(data, image_size=own_images(conf.model.base).size[0])
+    return open_images(data)
+
+
+def _normalised(conf: ImageConf, images: Images, plan: Plan) -> Plan:
+    """Return the plan with what pixels lose. Raises ConfError where the model does not say it."""
+    if conf.data.normalise == "cloud":
+        return plan
+    own, channels = own_images(conf.model.base), images.shape[0]
+    if own.mean is None or own.std is None or len(own.mean) != channels:
+        told = f"model.base={conf.model.base} says nothing of images with {channels} channels"
+        raise ConfError(f"data.normalise=model: {told}")
+    return replace(plan, mean=np.asarray(own.mean, "f4"), std=np.asarray(own.std, "f4"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +66,8 @@ class ImageExperiment(Experiment):
         Raises ConfError where the data or the split is impossible.
         """
         given = cast(ImageConf, conf)
-        images = open_images(given.data)
-        return cls(given, images, open_plan(given, images))
+        images = images_of(given)
+        return cls(given, images, _normalised(given, images, open_plan(given, images)))
 
     def on_unseen(self) -> ImageExperiment:
         """Return the experiment that scores by training images that neither side holds.

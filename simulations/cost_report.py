@@ -11,8 +11,8 @@ from rich.filesize import pick_unit_and_suffix
 from rich.table import Table
 
 from dccl_flower.config import Conf
-from dccl_flower.data.images import open_images
 from dccl_flower.image_config import SubmodelsConf, with_submodels
+from dccl_flower.image_experiment import images_of
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import Parts, build_without_data
 from dccl_flower.models.control import CONTROLS
@@ -50,7 +50,7 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     is null where the base model has none of the quantity. Weights are neither loaded nor drawn.
     Raises ConfError where the data or a model is impossible.
     """
-    conf, images = with_submodels(conf), open_images(conf.data)
+    conf, images = with_submodels(conf), images_of(conf)
     costs = _costs(conf, images.shape, images.num_classes)
     control, device = ROWS[conf.control]
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0

@@ -13,7 +13,7 @@ from dccl_flower.config import ConfError
 from dccl_flower.image_config import MimicModelConf, SubmodelsConf
 from dccl_flower.learning.cost import model_cost
 from dccl_flower.models.build import Parts, build_without_data
-from dccl_flower.models.zoo import own_size
+from dccl_flower.models.zoo import own_images
 from dccl_flower.simulations.reports import table
 
 COLUMNS = ("model", "part", "parameters", "of the base", "MACs an image", "gives")
@@ -47,7 +47,7 @@ def split_model(
 
     No weights are loaded or drawn. Raises ConfError where the model cannot be built or cut.
     """
-    height, width = own_size(name) if size is None else (size, size)
+    height, width = own_images(name).size if size is None else (size, size)
     conf = SubmodelsConf(model=MimicModelConf(base=name, co_ratio=ratio))
     example = torch.zeros(1, CHANNELS, height, width)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 from dccl_flower.cache import cache_entry
 from dccl_flower.checkpoint import load_models, save_models
 from dccl_flower.codecs import State
-from dccl_flower.files import code_digest, content_key
+from dccl_flower.files import code_digest, content_key, sha256_of
 from dccl_flower.image_experiment import ImageExperiment
 
 
@@ -36,5 +37,6 @@ def cloud_key(experiment: ImageExperiment, *facts: object) -> str:
         conf.data.augment,
         [hashlib.sha256(rows.tobytes()).hexdigest() for rows in (plan.cloud, plan.validation)],
         [runtime.server_threads, runtime.gpu, runtime.mixed_precision, runtime.channels_last],
+        [sha256_of(Path(part.weights)) for part in conf.model.with_weights().values()],
         *facts,
     )

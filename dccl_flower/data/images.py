@@ -13,18 +13,19 @@ import numpy as np
 
 from dccl_flower.cache import cache_entry
 from dccl_flower.config import ConfError
+from dccl_flower.data.decode import first_line, pixels_of, resized
 from dccl_flower.data.labels import class_names, column_of, labels_of
 from dccl_flower.data.layout import SPLITS, data_files, is_parquet
 from dccl_flower.files import content_key, naming, write_array, write_json
 from dccl_flower.image_config import ImageDataConf
 
 if TYPE_CHECKING:
-    import PIL.Image
     from datasets import Dataset, DatasetDict
 
 CLASSES_FILE = "classes.json"
 ARRAYS = ("train", "test", "train_labels", "test_labels")
 FORMAT = 3  # to be raised when the same data decode to something else
+CURE = "bring them together with data.image_size, and data.rgb=true where channels differ"
 DIGITS_TEST_SHARE = 0.25
 NOISE_SHAPE, NOISE_CLASSES = (32, 32, 3), 10
 NOISE_SIZES = {"train": 4000, "test": 20}
@@ -76,10 +77,17 @@ def open_images(conf: ImageDataConf) -> Images:
     return Images(key, names=tuple(names), **arrays)
 
 
+def image_size(conf: ImageDataConf) -> int | None:
+    """Return the side that images are brought to; None where they stay as they are."""
+    assert conf.image_size != "model", "the size of a model's own images is not known here"
+    return conf.image_size
+
+
 def _images_key(conf: ImageDataConf) -> str:
     """Hash what decides the decoded content; local files count by name, size and time."""
     columns = (conf.image_column, conf.label_column, conf.group_column)
     facts: list[Any] = [FORMAT, conf.name, *columns, conf.rgb, conf.test_split, conf.test_share]
+    facts.append(image_size(conf))
     for files in data_files(conf.path, _wanted(conf)).values() if conf.path else []:
         facts += [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]
     return f"images-{content_key(*facts)}"
@@ -118,7 +126,7 @@ def _load_splits(conf: ImageDataConf) -> DatasetDict:
         raise
     except Exception as error:  # hub client and readers raise many kinds
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
-        raise ConfError(f"{key}: cannot be loaded ({_first_line(cause or error)})") from error
+        raise ConfError(f"{key}: cannot be loaded ({first_line(cause or error)})") from error
     if conf.test_share > 0 and "train" in splits:
         splits = splits["train"].train_test_split(conf.test_share, seed=0)
     for split in SPLITS:
@@ -164,17 +172,17 @@ def _decode_split(
         try:
             rows = rows.cast_column(column, Image(decode=False))
         except Exception as error:  # what a column cannot be cast from differs by its type
-            cause = _first_line(error)
+            cause = first_line(error)
             raise ConfError(f"data.image_column={column}: holds no images ({cause})") from error
     # Not through a memory-map: there a full disk kills the process.
     path = folder / f"{split}.npy"
     with naming(path), path.open("wb") as file:
         for row, sample in enumerate(rows.select_columns([column])):
             try:
-                pixels = _pixels(sample[column], conf.rgb)
+                pixels = pixels_of(sample[column], conf.rgb, image_size(conf))
                 shape = shape or pixels.shape
                 if pixels.shape != shape:
-                    raise ValueError(f"is {pixels.shape}, others have {shape}")
+                    raise ValueError(f"is {pixels.shape}, others have {shape}; {CURE}")
             except ValueError as error:
                 blamed = f"data.image_column={column}: row {row} of {split}"
                 raise ConfError(f"{blamed} {error}") from error
@@ -185,59 +193,12 @@ def _decode_split(
     return shape
 
 
-def _pixels(value: Any, rgb: bool) -> np.ndarray:
-    """Return (H, W, C) uint8. Raises ValueError that says what there is in place of an image."""
-    image = _from_array(value) if isinstance(value, list) else _from_file(value)
-    mode = image.mode
-    if mode.startswith(("I", "F")):  # which Pillow would clip to white
-        raise ValueError(f"has mode {mode}, 16 or 32 bits a channel; scale it to 8 bits")
-    if rgb:
-        try:
-            image = image.convert("RGB")
-        except ValueError as error:
-            raise ValueError(f"has mode {mode}: {_first_line(error)}") from error
-    elif mode not in ("L", "RGB", "RGBA"):
-        allowed = "allowed are L, RGB and RGBA, and others with data.rgb=true"
-        raise ValueError(f"has mode {mode}; {allowed}")
-    return np.atleast_3d(np.asarray(image))
-
-
-def _from_file(value: dict[str, Any] | None) -> PIL.Image.Image:
-    from datasets import Image
-
-    if value is None:
-        raise ValueError("holds no image")
-    try:
-        return Image().decode_example(value)
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise ValueError(f"holds a damaged image ({_first_line(error)})") from error
-
-
-def _from_array(values: list[Any]) -> PIL.Image.Image:
-    import PIL.Image
-
-    try:
-        pixels = np.asarray(values)
-        is_bytes = pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() <= 255
-        if not is_bytes or pixels.ndim not in (2, 3):
-            raise ValueError
-        pixels = pixels.astype(np.uint8)
-        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-    except (TypeError, ValueError) as error:
-        expected = "expected integers from 0 to 255, (H, W) or (H, W, C)"
-        raise ValueError(f"holds an array that is no image; {expected}") from error
-
-
 def _group_codes(rows: Dataset, column: str) -> np.ndarray:
     """Return the groups (N,) as int64 from 0, in the order of their names."""
     groups = column_of(rows, column)
     if groups.ndim != 1 or any(group is None or group != group for group in groups.tolist()):
         raise ConfError(f"data.group_column={column}: must name one group for each image")
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 def _decode_digits(conf: ImageDataConf, folder: Path) -> None:
@@ -248,6 +209,7 @@ def _decode_digits(conf: ImageDataConf, folder: Path) -> None:
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     pixels = np.repeat(pixels, 3, axis=3) if conf.rgb else pixels
+    pixels = _all_resized(pixels, conf)
     labels = digits.target.astype(np.int64)
     parts = train_test_split(
         pixels, labels, test_size=DIGITS_TEST_SHARE, random_state=0, stratify=labels
@@ -260,8 +222,14 @@ def _write_noise(conf: ImageDataConf, folder: Path) -> None:
     """Write images without content, of CIFAR-10's shape: for timing, which pixels do not change."""
     draw = np.random.default_rng(0)
     for split, size in NOISE_SIZES.items():
-        write_array(folder / f"{split}.npy", draw.integers(0, 256, (size, *NOISE_SHAPE), np.uint8))
+        pixels = draw.integers(0, 256, (size, *NOISE_SHAPE), np.uint8)
+        write_array(folder / f"{split}.npy", _all_resized(pixels, conf))
         write_array(folder / f"{split}_labels.npy", np.arange(size) % NOISE_CLASSES)
+
+
+def _all_resized(pixels: np.ndarray, conf: ImageDataConf) -> np.ndarray:
+    size = image_size(conf)
+    return pixels if size is None else np.stack([resized(each, size) for each in pixels])
 
 
 BUILT_IN = {"digits": _decode_digits, "noise": _write_noise}

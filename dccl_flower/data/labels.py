@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from dccl_flower.config import ConfError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def class_names(splits: Mapping[str, Dataset], column: str) -> list[str]:
@@ -59,17 +62,21 @@ def column_of(rows: Dataset, column: str) -> np.ndarray:
 
 
 def class_numbers(key: str, given: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Return the classes that are given by name or number.
+    """Return the classes that are given by name or number, or many as ``10-19``.
 
     Raises ConfError, which names the key, for one that there is not.
     """
     numbers = {str(number): number for number in range(len(names))}
     numbers |= {name: number for number, name in enumerate(names)}
+    wanted: list[int | str] = []
     for each in given:
+        ends = RANGE.fullmatch(str(each)) if str(each) not in numbers else None
+        wanted += range(int(ends[1]), int(ends[2]) + 1) if ends else [each]
+    for each in wanted:
         if str(each) not in numbers:
             shown = ", ".join(dict.fromkeys(numbers))
             raise ConfError(f"{key}={list(given)}: class {each} is not among {shown}")
-    return [numbers[str(each)] for each in given]
+    return [numbers[str(each)] for each in wanted]
 
 
 def _is_named(values: np.ndarray) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR, StepLR
 
 from dccl_flower.data.batches import Batches, endless
 from dccl_flower.image_config import PretrainConf
@@ -34,18 +35,11 @@ def pretrain(
 ) -> None:
     """Minimise cross-entropy in place; with validation data the best epoch's weights are kept.
 
-    With ``conf.mask_unseen`` classes without samples are left out of the softmax, so that nothing
+    First come ``conf.head_epochs`` of the head alone at a constant rate, all else as it is. With
+    ``conf.mask_unseen`` classes without samples are left out of the softmax, so that nothing
     teaches the model that they do not exist.
     """
     compute.module(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=conf.lr,
-        momentum=conf.momentum,
-        weight_decay=conf.weight_decay,
-        nesterov=conf.momentum > 0,
-    )
-    schedule = _schedule(optimizer, conf, len(batches))
     unseen = _unseen(model, batches).to(compute.device) if conf.mask_unseen else None
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -60,7 +54,55 @@ def pretrain(
         return accuracy(*predict(model, validation, compute.device))
 
     chosen = None if validation is None else score
-    fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, on_epoch)
+    before, total = conf.head_epochs, conf.head_epochs + conf.epochs
+
+    def told_from(start: int) -> OnEpoch:
+        return lambda done, _: on_epoch(start + done, total)
+
+    if before:
+        with _head_alone(model) as alone:
+            schedule: LRScheduler = ConstantLR(_sgd(alone.head, conf), factor=1)
+            fit(alone, batches, before, generator, schedule, loss_of, chosen, told_from(0))
+    schedule = _schedule(_sgd(model, conf), conf, len(batches))
+    fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, told_from(before))
+
+
+class _HeadAlone(nn.Module):
+    """A model of which the head alone is in training: norms keep their statistics."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.head = model, find_head(model)[1]
+
+    def train(self, mode: bool = True) -> _HeadAlone:
+        self.model.eval()
+        self.head.train(mode)
+        return self
+
+
+@contextmanager
+def _head_alone(model: nn.Module) -> Iterator[_HeadAlone]:
+    """Let nothing but the head learn, inside the block."""
+    alone = _HeadAlone(model)
+    of_head = set(alone.head.parameters())
+    others = [p for p in model.parameters() if p.requires_grad and p not in of_head]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield alone
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def _sgd(module: nn.Module, conf: PretrainConf) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        module.parameters(),
+        lr=conf.lr,
+        momentum=conf.momentum,
+        weight_decay=conf.weight_decay,
+        nesterov=conf.momentum > 0,
+    )
 
 
 def _unseen(model: nn.Module, batches: Batches) -> Tensor:

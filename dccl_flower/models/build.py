@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TypeVar, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dccl_flower.config import ConfError
@@ -161,11 +162,20 @@ class Parts:
         name, section = attrgetter(key, key.rpartition(".")[0])(conf)
         pretrained = self._fetch and section.pretrained
         check_model(key, name, channels)
+        how = (name, channels, self._num_classes, pretrained, conf.seed, part)
+        with self._loading(key) as weights:
+            model = build_model(*how, size=self._shape[1:], weights=weights)
         with self.blaming(key):
-            how = (name, channels, self._num_classes, pretrained, conf.seed, part)
-            model = build_model(*how, size=self._shape[1:])
             self._try(model)
         return model
+
+    @contextmanager
+    def _loading(self, key: str) -> Iterator[dict[str, Tensor] | None]:
+        """Open the file of weights of a model, if it has one, which then is to blame."""
+        path = f"{key.rpartition('.')[0]}.weights"
+        file = attrgetter(path)(self._conf) if self._fetch else None
+        with self.blaming(path if file else key, "cannot be loaded" if file else ""):
+            yield load_file(file) if file else None
 
     def _cut(self, whole: nn.Module, cut: Callable[..., nn.Module]) -> nn.Module:
         model = self._conf.model

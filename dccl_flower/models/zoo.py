@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,8 +12,7 @@ from dccl_flower.config import ConfError
 from dccl_flower.models.head import find_head
 from dccl_flower.seeds import isolated_rng
 
-OWN_SIZE, TIMM_SIZE = (32, 32), (224, 224)
-TORCHVISION_SIZES = {"inception_v3": (299, 299)}
+OWN_SIZE = (32, 32)
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
@@ -85,41 +86,92 @@ def build_model(
     seed: int,
     purpose: str,
     size: tuple[int, int] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """Build a classifier whose initial weights depend on seed and purpose alone.
 
     ``size``: height and width of the images, which models of one size alone are built for.
+    ``weights``: the state of such a model, of which a head of other classes is left out. Raises
+    ValueError, or what timm raises, where it does not fit.
     """
     library, _, model = name.partition("/")
     with isolated_rng(seed, "init", purpose):
         if library == "timm":
-            import timm
-
-            given: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
-            if size is not None and _has_one_size(model):
-                given["img_size"] = size
-            return timm.create_model(model, pretrained=pretrained, **given)
+            given = {"in_chans": in_channels, "num_classes": num_classes}
+            return _timm_model(model, pretrained, size, weights, given)
         if library == "torchvision":
-            return _torchvision_model(model, num_classes, pretrained)
-        return PlainCNN(OWN_MODELS[name], in_channels, num_classes)
+            built = _torchvision_model(model, num_classes, pretrained)
+        else:
+            built = PlainCNN(OWN_MODELS[name], in_channels, num_classes)
+        if weights is not None:
+            _load(built, weights)
+        return built
 
 
-def own_size(name: str) -> tuple[int, int]:
-    """Return height and width of the images that a model was made for."""
+@dataclass(frozen=True)
+class OwnImages:
+    """The images that a model was made for, (height, width), and what their pixels in 0..1 lost."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def own_images(name: str) -> OwnImages:
+    """Return what images a model was made for, as far as its library says."""
     library, _, model = name.partition("/")
     if library == "timm":
-        import timm
+        from timm.data import resolve_model_data_config
+        from timm.models import get_pretrained_cfg
 
-        config = timm.get_pretrained_cfg(model)
-        return config.input_size[1:] if config else TIMM_SIZE
-    return TORCHVISION_SIZES.get(model, TIMM_SIZE) if library == "torchvision" else OWN_SIZE
+        config = get_pretrained_cfg(model)
+        facts = resolve_model_data_config(None, pretrained_cfg=config.to_dict() if config else {})
+        return OwnImages(tuple(facts["input_size"][1:]), facts["mean"], facts["std"])
+    if library == "torchvision":
+        from torchvision.models import get_model_weights
+
+        usual = get_model_weights(model).DEFAULT.transforms()
+        return OwnImages((usual.crop_size[0],) * 2, tuple(usual.mean), tuple(usual.std))
+    return OwnImages(OWN_SIZE)
 
 
-def _has_one_size(model: str) -> bool:
+def _timm_model(
+    name: str,
+    pretrained: bool,
+    size: tuple[int, int] | None,
+    weights: Mapping[str, Tensor] | None,
+    given: dict[str, Any],
+) -> nn.Module:
     import timm
 
-    config = timm.get_pretrained_cfg(model)
-    return bool(config and config.fixed_input_size)
+    config = timm.get_pretrained_cfg(name)
+    if size is not None and config and config.fixed_input_size:
+        given["img_size"] = size
+    drawn = timm.create_model(name, pretrained=pretrained, **given)
+    if weights is None:
+        return drawn
+    # timm fits first layer and positions to the model, and is strict where the head fits already.
+    state = {**weights, **_new_head(drawn, weights)}
+    told = {"state_dict": state, "custom_load": False, "num_classes": given["num_classes"]}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=told, **given)
+
+
+def _new_head(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the model's head where the weights have one of other classes; else nothing."""
+    name, head = find_head(model)
+    own = {f"{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    same = all(key in weights and weights[key].shape == t.shape for key, t in own.items())
+    return {} if same else own
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load all but a head of other classes. Raises ValueError for another model's state."""
+    taken, own = {**weights, **_new_head(model, weights)}, model.state_dict()
+    lost, unknown = own.keys() - taken.keys(), taken.keys() - own.keys()
+    for names, fault in ((lost, "lacks"), (unknown, "has what the model has not,")):
+        if names:
+            raise ValueError(f"{fault} {min(names)!r}")
+    model.load_state_dict(taken)
 
 
 def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:

@@ -16,9 +16,8 @@ from torch import nn
 from dccl_flower.codecs import State
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
-from dccl_flower.data.images import open_images
 from dccl_flower.data.plan import open_plan
-from dccl_flower.image_experiment import ImageExperiment
+from dccl_flower.image_experiment import ImageExperiment, images_of
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import OnProgress
 from dccl_flower.models.build import build_base, build_submodels
@@ -106,7 +105,7 @@ def _conf_of_run(folder: Path, experiment: ImageExperiment) -> DcCclConf:
     of_run = load_conf(str(folder / CONF_FILE))
     if not isinstance(of_run, DcCclConf) or of_run.method.name != "dc_ccl":
         raise ConfError(f"{where}: a run of method {of_run.method.name}; expected dc_ccl")
-    images = open_images(of_run.data)
+    images = images_of(of_run)
     if images.key != experiment.images.key:
         raise ConfError(f"{where}: a run on other images ({of_run.data.name})")
     own, its = experiment.plan, open_plan(of_run, images)

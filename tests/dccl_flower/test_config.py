@@ -34,7 +34,9 @@ def test_every_packaged_conf_opens_with_the_command_that_runs_it(name):
     text = resources.files("dccl_flower.conf").joinpath(f"{name}.yaml").read_text()
     opening = text.splitlines()[0]
     command = "# dccl scale" if name == "scale" else f"# dccl run {name}"
-    assert opening == command or opening.startswith(f"# dccl arms {name} ")
+    assert opening == command or opening.startswith(
+        (f"{command} data.path=", f"# dccl arms {name} ")
+    )
 
 
 def test_what_a_conf_leaves_out_keeps_its_default(tmp_path):
@@ -110,7 +112,11 @@ def test_an_override_without_key_or_value_is_refused(text):
     ("override", "key", "allowed"),
     [
         ("foo=1", "foo", "here: arms, control, data, devices, distil, exemplar_choice, exem"),
-        ("data.foo=1", "data.foo", "image_column, label_column, name, path, rgb"),
+        (
+            "data.foo=1",
+            "data.foo",
+            "image_column, image_size, label_column, name, normalise, path, rgb",
+        ),
         ("model.co.foo=1", "model.co.foo", "allowed here: name, pretrained"),
         ("rounds={foo: 1}", "rounds.foo", "cloud_weight, count"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dccl_flower.config import ConfError
+from dccl_flower.config_loading import load_conf
 from dccl_flower.data.images import Images
 from dccl_flower.data.plan import make_plan
 from dccl_flower.image_config import ImageConf, ImageDevicesConf, SplitConf
@@ -158,3 +159,17 @@ def test_training_images_come_in_the_order_asked_for():
     loader = experiment.training_loader(np.array([7, 3, 5]), 2)
     assert [targets.tolist() for _, targets in loader] == [[1, 3], [5]]
     assert_shows(loader, IMAGES.train, LABELS)
+
+
+def test_size_and_pixels_may_be_those_of_the_base_model():
+    model = ["model.base=timm/vit_tiny_patch16_224", "data.normalise=model", "data.rgb=true"]
+    conf = load_conf("digits", [*model, "data.image_size=model"])
+    experiment = ImageExperiment.open(conf)
+    assert experiment.images.shape == (3, 224, 224)
+    assert experiment.facts()["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_model_without_images_of_its_own_is_refused():
+    for change in ("model.base=vgg16_cifar", "model.base=timm/resnet18"):
+        with pytest.raises(ConfError, match=r"^data.normalise=model: model.base=.* 1 channels"):
+            ImageExperiment.open(load_conf("digits", ["data.normalise=model", change]))

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from dccl_flower.config import ConfError
 from dccl_flower.data import images
-from dccl_flower.data.images import open_images
+from dccl_flower.data.images import CURE, open_images
 from dccl_flower.image_config import ImageDataConf
 
 
@@ -145,8 +145,9 @@ def test_rgb_turns_grey_images_into_three_channels(folder):
 def test_grey_among_colour_images_is_refused_without_rgb(folder):
     save(folder / "train.parquet", [grey(7), colour(1, 2, 3)], [0, 1])
     save(folder / "test.parquet", [grey(5)], [0])
-    assert refusal(folder) == (
-        "data.image_column=image: row 1 of train is (2, 3, 3), others have (2, 3, 1)"
+    assert (
+        refusal(folder)
+        == f"data.image_column=image: row 1 of train is (2, 3, 3), others have (2, 3, 1); {CURE}"
     )
 
 
@@ -160,9 +161,26 @@ def test_images_of_unequal_size_are_refused_with_the_row(folder):
 def test_the_row_of_an_odd_image_is_told(folder):
     save(folder / "train.parquet", [grey(1), grey(2), grey(3), grey(4, width=5)], [0, 1, 0, 1])
     save(folder / "test.parquet", [grey(5)], [0])
-    assert refusal(folder) == (
-        "data.image_column=image: row 3 of train is (2, 5, 1), others have (2, 3, 1)"
+    assert (
+        refusal(folder)
+        == f"data.image_column=image: row 3 of train is (2, 5, 1), others have (2, 3, 1); {CURE}"
     )
+
+
+def test_images_of_several_sizes_are_brought_to_one(folder):
+    pictures = [colour(9, 8, 7), colour(9, 8, 7, height=4, width=4), grey(3, height=10, width=7)]
+    save(folder / "train.parquet", pictures, [0, 1, 0])
+    save(folder / "test.parquet", [grey(5)], [0])
+    images = opened(folder, image_size=4, rgb=True)
+    assert images.train.shape == (3, 4, 4, 3)
+    assert np.array_equal(images.train[0], images.train[1])
+    assert images.shape == (3, 4, 4)
+    assert images.key != opened(folder, image_size=8, rgb=True).key
+
+
+def test_digits_are_brought_to_a_size_too():
+    digits = open_images(ImageDataConf(image_size=16))
+    assert digits.train.shape[1:] == digits.test.shape[1:] == (16, 16, 1)
 
 
 def test_decoding_keeps_the_order(folder):
@@ -174,8 +192,9 @@ def test_decoding_keeps_the_order(folder):
 def test_test_images_of_another_size_than_the_training_images_are_refused(folder):
     save(folder / "train.parquet", [grey(1)], [0])
     save(folder / "test.parquet", [grey(5, height=4)], [0])
-    assert refusal(folder) == (
-        "data.image_column=image: row 0 of test is (4, 3, 1), others have (2, 3, 1)"
+    assert (
+        refusal(folder)
+        == f"data.image_column=image: row 0 of test is (4, 3, 1), others have (2, 3, 1); {CURE}"
     )
 
 

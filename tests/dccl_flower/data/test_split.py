@@ -151,6 +151,7 @@ NAMES = ["plane", "car", "7"]
         ("rest", ["car"], ([0, 2], [1])),
         ([0, "car"], "rest", ([0, 1], [2])),
         (["plane", 1], [7], ([0, 1], [2])),
+        (["0-1"], ["2-2"], ([0, 1], [2])),
     ],
 )
 def test_classes_go_by_name_or_number_or_are_the_rest(cloud, devices, expected):
@@ -163,6 +164,13 @@ def test_a_class_of_an_unknown_name_is_refused_with_all_names():
         numbered(SplitConf(cloud_classes="rest", device_classes=["cat"]), NAMES)
     told = "split.device_classes=['cat']: class cat is not among 0, 1, 2, plane, car, 7"
     assert str(caught.value) == told
+
+
+def test_a_range_beyond_the_classes_is_refused():
+    with pytest.raises(
+        ConfError, match=r"^split\.cloud_classes=\['0-3'\]: class 3 is not among 0, "
+    ):
+        numbered(SplitConf(cloud_classes=["0-3"], device_classes="rest"), NAMES)
 
 
 def test_both_sides_cannot_be_the_rest():

@@ -131,6 +131,23 @@ def test_every_epoch_takes_as_many_steps_as_the_loader_has_batches(batch_size, s
     assert trained.count(False) == epochs
 
 
+def test_the_head_trains_alone_first_and_all_else_then():
+    model, seen = net(), []
+    first = copy.deepcopy(model.state_dict())
+    settings = PretrainConf(epochs=2, head_epochs=3, lr=0.1)
+
+    def on_epoch(done, total):
+        seen.append((done, total, copy.deepcopy(model.state_dict())))
+
+    pretrain(model, separable(), settings, torch.Generator().manual_seed(0), on_epoch=on_epoch)
+    assert [(done, total) for done, total, _ in seen] == [(n, 5) for n in range(1, 6)]
+    of_head = {"3.weight", "3.bias"}
+    for name, tensor in first.items():
+        assert torch.equal(seen[2][2][name], tensor) == (name not in of_head), name
+        assert not torch.equal(seen[4][2][name], tensor), name
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_model_is_left_in_eval_mode():
     model = net().train()
     run(model, separable(), conf(epochs=1), validation=separable())

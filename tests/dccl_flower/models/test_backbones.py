@@ -12,7 +12,7 @@ from torch.nn import functional
 from dccl_flower.config import ConfError
 from dccl_flower.image_config import MimicModelConf, SubmodelsConf
 from dccl_flower.models.build import Parts, build_device_modules
-from dccl_flower.models.zoo import own_size
+from dccl_flower.models.zoo import own_images
 
 NAMES = (Path(__file__).parents[3] / "docs" / "backbones.txt").read_text().split()
 MOST_PIXELS, CLASSES = 64, 10
@@ -27,7 +27,7 @@ _cut: list[str] = []
 
 def halves_train(name: str) -> None:
     """Cut a model in two, check the halves, and take a step on each."""
-    size = min(MOST_PIXELS, own_size(name)[0]) if "inception" not in name else 128
+    size = min(MOST_PIXELS, own_images(name).size[0]) if "inception" not in name else 128
     conf, shape = SubmodelsConf(model=MimicModelConf(base=name)), (3, size, size)
     parts = Parts(conf, shape, CLASSES)
     check_halves(parts.base, parts.cloud, parts.co)

@@ -1,7 +1,9 @@
+import re
 from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from timm.layers import StdConv2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +18,7 @@ from dccl_flower.models.build import (
 )
 from dccl_flower.models.control import CONTROLS, NoControl
 from dccl_flower.models.frozen import copy_frozen, exchanged_state, frozen_names
+from dccl_flower.models.head import find_head
 from dccl_flower.models.zoo import build_model
 from dccl_flower.strategies.dc_ccl.conf import DcCclConf
 
@@ -228,9 +231,9 @@ def test_any_control_brings_the_shared_stem_to_a_device(control):
     assert torch.equal(co.features[0].module.weight, submodels.cloud.features[0].weight)
 
 
-def recording_build(calls, name, channels, classes, pretrained, seed, purpose, size):
+def recording_build(calls, name, channels, classes, pretrained, seed, purpose, **_):
     calls[purpose] = (name, pretrained)
-    return build_model(name, channels, classes, False, seed, purpose, size)
+    return build_model(name, channels, classes, False, seed, purpose)
 
 
 @pytest.fixture
@@ -371,6 +374,37 @@ def test_a_model_that_gives_something_else_than_logits_is_refused(monkeypatch, w
         assert "_cnn: does not go with images (1, 8, 8) (gives tuple, expected logits (2, 10))" in (
             str(caught.value)
         )
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t", "torchvision/mobilenet_v3_small"])
+def test_weights_of_a_file_are_the_base_model_s_and_its_head_is_new(tmp_path, name):
+    size, file = (3, 32, 32), str(tmp_path / "weights.safetensors")
+    trained = build_model(name, 3, 7, False, 5, "elsewhere")
+    save_file(trained.state_dict(), file)
+    base = build_base(make_conf(base=name, weights=file), size, 10)
+    head = find_head(base)[0]
+    for key, tensor in base.state_dict().items():
+        if not key.startswith(f"{head}."):
+            assert torch.equal(tensor, trained.state_dict()[key]), key
+    assert base.get_submodule(head).out_features == 10
+    whole = build_base(make_conf(base=name, weights=file), size, 7)
+    assert same_weights(whole, trained)
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "timm/resnet10t"])
+def test_weights_that_do_not_fit_are_blamed_on_their_file(tmp_path, name):
+    file = tmp_path / "weights.safetensors"
+    conf = make_conf(base=name, weights=str(file))
+    blamed = re.escape(f"model.weights={file}: cannot be loaded (")
+    for content in (None, b"no such thing"):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ConfError, match=f"^{blamed}"):
+            build_base(conf, RGB, 10)
+    save_file(build_model("vgg16_slim", 3, 10, False, 0, "other").state_dict(), str(file))
+    with pytest.raises(ConfError, match=f"^{blamed}"):
+        build_base(conf, RGB, 10)
+    build_device_modules(conf, RGB, 10)  # which fetches nothing
 
 
 def test_a_model_that_cannot_be_cut_is_refused_by_cloud_and_device_alike():

@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from dccl_flower.config import ConfError
-from dccl_flower.models.zoo import OWN_MODELS, build_model, check_model
+from dccl_flower.models.zoo import OWN_MODELS, OwnImages, build_model, check_model, own_images
 
 BUILT = ["small_cnn", "torchvision/mobilenet_v3_small", "timm/mobilenetv3_small_050"]
 
@@ -133,3 +133,12 @@ def test_a_pretrained_torchvision_model_gets_a_head_of_our_classes(monkeypatch):
     monkeypatch.setattr(torchvision.models, "get_model", get_model)
     model = build_model("torchvision/any", 3, 4, True, 0, "base")
     assert (model[0].out_features, model[2].in_features, model[2].out_features) == (6, 6, 4)
+
+
+def test_libraries_say_what_images_their_models_were_made_for():
+    assert own_images("timm/tf_efficientnetv2_l").mean == (0.5, 0.5, 0.5)
+    assert own_images("timm/swinv2_tiny_window8_256").size == (256, 256)
+    assert own_images("torchvision/mobilenet_v3_large") == OwnImages(
+        (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+    assert own_images("vgg16_cifar") == OwnImages((32, 32))
