@@ -23,6 +23,8 @@ from dccl_flower.models.zoo import build_model, check_model
 from dccl_flower.seeds import isolated_rng
 
 BASE = "model.base"
+# What tells what is wrong by its text alone; of other errors the kind tells too.
+TOLD = (RuntimeError, ValueError, AssertionError, TimeoutError)
 Shape = tuple[int, int, int]
 Chosen = TypeVar("Chosen")
 
@@ -196,7 +198,7 @@ class Parts:
 
 def _cause(error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "")
-    is_told = isinstance(error, RuntimeError | ValueError | AssertionError) and line
+    is_told = isinstance(error, TOLD) and line
     return line if is_told else f"{type(error).__name__}: {line}".rstrip(": ")
 
 

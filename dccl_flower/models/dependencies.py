@@ -9,17 +9,10 @@ from typing import Any
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from dccl_flower.time_limit import time_limit
-
-TRACE_SECONDS = 60.0
-
 
 def trace(model: nn.Module, example: Tensor) -> tp.DependencyGraph:
-    """Return the graph of a model that maps ``example`` (N, C, H, W).
-
-    Raises TimeoutError after a minute: for some models torch-pruning's search takes hours.
-    """
-    with warnings.catch_warnings(), time_limit(TRACE_SECONDS):
+    """Return the graph of a model that maps ``example`` (N, C, H, W)."""
+    with warnings.catch_warnings():
         # Of parameters of the model's own, such as a layer scale, the channels come last.
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
         norms = {type(m): _NormPruner() for m in model.modules() if isinstance(m, nn.LayerNorm)}

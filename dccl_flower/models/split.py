@@ -20,8 +20,10 @@ from dccl_flower.models.dependencies import trace
 from dccl_flower.models.frozen import Frozen, exchanged_state, frozen_names
 from dccl_flower.models.head import find_head
 from dccl_flower.models.stand_ins import StandIn, put_stand_ins
+from dccl_flower.time_limit import time_limit
 
 CUT_LAYERS = (nn.Conv2d, nn.Linear)
+CUT_SECONDS = 60.0  # for some models torch-pruning's search takes hours
 OWN_WIDTHS = ("hidden_dim", "embed_dim", "num_features")  # what a model knows of itself
 
 
@@ -50,7 +52,8 @@ def slice_cloud(
     Both halves keep the base model's weights and a head over all classes; the head's bias goes
     to the cloud alone, so that the two add up. A shared stem (first convolution and its norm)
     stays at full width in both and is frozen in the co-submodel. ``example``: images (N, C, H, W).
-    Raises ConfError for a shared stem that other layers are coupled to.
+    Raises ConfError for a shared stem that other layers are coupled to, or a layer that is too
+    narrow, and TimeoutError after a minute.
     """
     stem = stem_names(base) if shared_stem else []
     return _cut(base, example, co_ratio, stem, keep_cloud=True)
@@ -105,6 +108,13 @@ def co_channels(channels: int, co_ratio: float) -> int:
 
 
 def _cut(
+    base: nn.Module, example: Tensor, co_ratio: float, stem: list[str], keep_cloud: bool
+) -> nn.Module:
+    with time_limit(CUT_SECONDS):
+        return _one_half(base, example, co_ratio, stem, keep_cloud)
+
+
+def _one_half(
     base: nn.Module, example: Tensor, co_ratio: float, stem: list[str], keep_cloud: bool
 ) -> nn.Module:
     model = copy.deepcopy(base)

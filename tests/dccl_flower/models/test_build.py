@@ -1,4 +1,5 @@
 import re
+import time
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dccl_flower.config import ConfError
 from dccl_flower.image_config import BackboneConf, MimicModelConf
 from dccl_flower.models import build as build_module
+from dccl_flower.models import split
 from dccl_flower.models.build import (
     build_base,
     build_device_modules,
@@ -427,6 +429,14 @@ def test_a_model_found_wrong_by_its_shapes_alone_is_built_once(monkeypatch):
     with pytest.raises(ConfError, match="layer 0 is too narrow to cut: 1 wide"):
         build_device_modules(make_conf(), RGB, 10)
     assert built == ["small_cnn"]
+
+
+def test_a_model_whose_layers_take_too_long_to_sort_is_refused(monkeypatch):
+    monkeypatch.setattr(split, "CUT_SECONDS", 0.2)
+    monkeypatch.setattr(split, "trace", lambda *_: time.sleep(60))
+    told = r"cannot be cut by width; set model.co.name \(took longer than 0.2 seconds\)$"
+    with pytest.raises(ConfError, match=told):
+        build_submodels(make_conf(), GREY, 10)
 
 
 def test_two_heads_are_refused_with_the_key():
