@@ -10,5 +10,11 @@ from dccl_flower.files import write_aside
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
+    """Write a picture as PNG."""
     write_aside(path, lambda aside: figure.savefig(aside, dpi=150, format="png"))
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a plot as PNG and, beside it, as SVG."""
+    save_figure(figure, path)
+    write_aside(path.with_suffix(".svg"), lambda aside: figure.savefig(aside, format="svg"))

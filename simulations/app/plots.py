@@ -1,4 +1,4 @@
-"""curves.png: scores by round against the lines that matter, and bytes below."""
+"""curves.png and .svg: scores by round against the lines that matter, and bytes below."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from dccl_flower.simulations.figures import save_figure
+from dccl_flower.simulations.figures import save_plot
+from dccl_flower.simulations.split_words import split_words
 
 
 def plot_curves(results: dict[str, Any], path: Path) -> None:
-    """Draw scores and bytes (MB) by round, from the content of results.json, as PNG.
+    """Draw scores and bytes (MB) by round, from the content of results.json, as PNG and SVG.
 
     Scores that begin with the same word share a panel: accuracies here, gaps there. With device
     profiles a last panel shows those of the first over virtual time.
@@ -40,10 +41,11 @@ def plot_curves(results: dict[str, Any], path: Path) -> None:
         parts[-1].set_xlabel("virtual seconds")
     conf = results["conf"]
     title = f"{conf['method']['name']} on {conf['name']}, seed {results['seed']}: test set"
-    figure.suptitle(title)
+    held = split_words(conf, results.get("data", {}).get("classes", ()))
+    figure.suptitle(f"{title}\n{held}".strip())
     handles, labels = parts[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    save_figure(figure, path)
+    save_plot(figure, path)
 
 
 def _draw_scores(
@@ -75,4 +77,5 @@ def _draw_bytes(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         axes.bar([row["round"] + shift for row in rows], megabytes, 0.4, label=way)
     axes.set(xlabel="round", ylabel="MB, all devices")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=9)
+    axes.margins(y=0.4)  # room above the bars
+    axes.legend(fontsize=9, loc="upper right", ncols=2)

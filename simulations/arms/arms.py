@@ -45,12 +45,16 @@ class Arm:
 
 @dataclass
 class ArmTable:
-    """The rows, and the arms between which gaps are measured; ``like`` names rows to start from."""
+    """The rows, and the arms between which gaps are measured; ``like`` names rows to start from.
+
+    ``across``: the arm whose first score a plot of all has as a line.
+    """
 
     arms: dict[str, Arm]
     like: str | None = None
     low: str | None = None
     high: str | None = None
+    across: str | None = None
 
     def by_default(self) -> list[str]:
         """Return the names of the arms that run where nobody says which."""
@@ -74,7 +78,7 @@ class ArmTable:
 
     def check(self) -> None:
         """Raise ConfError where a row, or an end of the gaps, refers to an arm that cannot be."""
-        for end, name in (("low", self.low), ("high", self.high)):
+        for end, name in zip(("low", "high", "across"), _marked(self), strict=True):
             if name is not None and name not in self.arms:
                 raise ConfError(f"{end}={name}: no such arm; arms are {', '.join(self.arms)}")
         for name in self.arms:
@@ -89,13 +93,18 @@ def load_arms(name_or_path: str, above: tuple[str, ...] = ()) -> ArmTable:
     table = read_table(ArmTable, where, name_or_path, "arms")
     if table.like is not None:
         base = load_arms(table.like, (*above, name_or_path))
-        ends = (table.low or base.low, table.high or base.high)
+        pairs = zip(_marked(table), _marked(base), strict=True)
+        ends = [own or inherited for own, inherited in pairs]
         table = ArmTable(base.arms | table.arms, None, *ends)
     try:
         table.check()
     except ConfError as error:
         raise ConfError(f"{where}: {error}") from error
     return table
+
+
+def _marked(table: ArmTable) -> tuple[str | None, ...]:
+    return table.low, table.high, table.across
 
 
 def parse_arms(text: str | None, table: ArmTable) -> list[str]:

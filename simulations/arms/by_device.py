@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from dccl_flower.learning.ranking import paired_interval
 from dccl_flower.seeds import numpy_generator
 from dccl_flower.simulations.arms.arms import ArmTable, Key
-from dccl_flower.simulations.figures import save_figure
+from dccl_flower.simulations.figures import save_plot
 from dccl_flower.simulations.reports import spread, spread_cell, table
 
 LEVEL = 0.95
@@ -124,7 +124,7 @@ def plot_groups(found: ByDevice, score: str, title: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=1, fontsize=9)
     figure.suptitle(title)
-    save_figure(figure, path)
+    save_plot(figure, path)
 
 
 def _mean(rows: np.ndarray) -> float | None:

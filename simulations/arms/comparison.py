@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dccl_flower.simulations.experiment import check_devices, open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Outcome, Progress, raise_failures
 from dccl_flower.simulations.run.display import Display
 from dccl_flower.simulations.run.runner import signals_as_interrupts
+from dccl_flower.simulations.split_words import split_words
 from dccl_flower.simulations.superlink import choose_port
 
 
@@ -48,7 +50,8 @@ def run_arms(
     if results:
         comparison = Comparison(table, results)
         failures += comparison.differing
-        click.echo(write_comparison(comparison, f"Arms on {conf.name}", command, folder))
+        title, held = f"Arms on {conf.name}", split_words(asdict(conf))
+        click.echo(write_comparison(comparison, title, held, command, folder))
     click.echo(f"comparison: {folder}")
     raise_failures(failures)
 
@@ -103,16 +106,19 @@ def run_arm(experiment: Experiment, description: dict[str, Any], folder: Path) -
     }
 
 
-def write_comparison(comparison: Comparison, title: str, command: str, folder: Path) -> str:
-    """Write the report and its plots, and return it as Markdown."""
+def write_comparison(
+    comparison: Comparison, title: str, held: str, command: str, folder: Path
+) -> str:
+    """Write the report and its plots, whose titles say who ``held`` what; return the Markdown."""
     text = markdown(comparison, title, command)
     versions = next(iter(comparison.results.values()))["versions"]
     content = {"command": command, "versions": versions, "arms": comparison.summary}
     write_json(folder / "arms.json", content)
     write_aside(folder / "arms.md", text)
+    title = f"{title}\n{held}".strip()
     plot_arms(comparison, title, folder / "arms.png")
     if comparison.curves:
-        plot_bytes(comparison, f"{title}: gap closed against bytes", folder / "bytes.png")
+        plot_bytes(comparison, title, folder / "bytes.png")
     if comparison.has_epsilon:
         plot_epsilon(comparison, title, folder / "epsilon.png")
     if comparison.by_device:

@@ -12,10 +12,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from dccl_flower.simulations.arms.report import EPSILON, Comparison
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, shown_value
-from dccl_flower.simulations.figures import save_figure
+from dccl_flower.simulations.figures import save_plot
 
 DECADES = 99.9  # values that lie two of them apart, but for rounding, want a log axis
 LONG_WORD = 12
+VISIBLE = 0.005  # of a whole axis: what is less shows no bar
 MARKERS = "os^vD<>Pp*hX"
 
 
@@ -29,23 +30,24 @@ def plot_arms(comparison: Comparison, title: str, path: Path) -> None:
     height = 0.8 / len(bars)
     for place, key in enumerate(bars):
         shift = height * ((len(bars) - 1) / 2 - place)
+        # What an arm does not have, be it a score or seeds to differ by, is NaN and not drawn.
         means, spreads = (np.array([row[key][of] for row in rows], float) for of in ("mean", "std"))
-        axes.barh(
-            np.arange(len(rows)) + shift,
-            means,  # what an arm does not have is NaN, and not drawn
-            height,
-            xerr=np.nan_to_num(spreads),
-            color=f"C{place}",
-            label=key.replace("_", " "),
-            capsize=2,
-        )
+        heights, color = np.arange(len(rows)) + shift, f"C{place}"
+        axes.barh(heights, means, height, color=color, label=key.replace("_", " "))
+        axes.errorbar(means, heights, xerr=spreads, fmt="none", ecolor="0.1", capsize=2)
+        for at in heights[means < VISIBLE]:
+            axes.text(0.004, at, "0 %", va="center", fontsize=7, color=color)
+    across = comparison.summary.get(comparison.table.across or "")
+    if across:
+        line = {"color": "0.3", "linestyle": "--", "linewidth": 1.2, "label": across["title"]}
+        axes.axvline(across[bars[0]]["mean"], **line)
     axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=9)
     axes.set(xlim=(0, 1), xlabel=f"test {stem}", axisbelow=True)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3, axis="x")
     figure.suptitle(title)
-    figure.legend(loc="outside lower center", ncols=len(bars), fontsize=9)
-    save_figure(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    save_plot(figure, path)
 
 
 def plot_bytes(comparison: Comparison, title: str, path: Path) -> None:
@@ -62,9 +64,9 @@ def plot_bytes(comparison: Comparison, title: str, path: Path) -> None:
         axes.axhline(level, color="0.3", linestyle=style, linewidth=1.2, label=label)
     axes.set(xlabel="MB a device, down and up", ylabel="gap closed", ylim=(-0.6, 1.2))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
     figure.suptitle(title)
-    save_figure(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    save_plot(figure, path)
 
 
 def plot_epsilon(comparison: Comparison, title: str, path: Path) -> None:
@@ -88,7 +90,7 @@ def plot_epsilon(comparison: Comparison, title: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.suptitle(title)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    save_figure(figure, path)
+    save_plot(figure, path)
 
 
 def plot_sweep(comparison: SweepComparison, title: str, path: Path) -> None:
@@ -121,9 +123,9 @@ def plot_sweep(comparison: SweepComparison, title: str, path: Path) -> None:
     axes.set(xlabel=sweep.key, ylabel=f"test {comparison.first.replace('_', ' ')}")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
     figure.suptitle(title)
-    save_figure(figure, path)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    save_plot(figure, path)
 
 
 def _numbers(values: Sequence[str]) -> list[float] | None:

@@ -13,11 +13,12 @@ from dccl_flower.simulations.arms.by_device import ByDevice, sections
 from dccl_flower.simulations.reports import cell, spread, spread_cell, table
 
 MILESTONES = (0.5, 0.8, 0.9)
-SWING_ROUNDS = 10
+LAST_ROUNDS = 10
 
 # What a comparison adds to the scores: heading, key of a row, factor, format.
 COSTS = (
     ("gap closed", "gap_closed", 1, ".2f"),
+    ("mean of the last ten rounds, %", "late", 100, ".1f"),
     ("swing, points", "swing", 100, ".1f"),
     ("MB a device", "bytes_a_device", 1e-6, ".2f"),
     ("seconds", "seconds", 1, ".0f"),
@@ -29,7 +30,8 @@ class Comparison:
     """Results by arm and seed, and what follows from them.
 
     A score's gap closed is (arm - low) / (high - low) of the first score and the same seed, None
-    where one of the two is missing. A swing is the largest change of the first score from one round
+    where one of the two is missing, or by ``no_gap``, a line that says why the two are too close. A
+    swing is the largest change of the first score from one round
     to the next among the last ten. ``summary`` has for every arm each value by seed, its mean, and
     its sample standard deviation; ``curves`` for the arms drawn so, by round, (bytes a device, mean
     gap closed, deviation). ``differing``: a line on each arm whose first score is another one than
@@ -49,6 +51,7 @@ class Comparison:
             for key, result in results.items()
             if _first_of(result["scores"]) == first
         }
+        self.no_gap = self._no_gap()
         self.has_epsilon = any(EPSILON in result for result in results.values())
         names = [name for name in table.arms if any(arm == name for arm, _ in results)]
         self.summary = {name: self._summary(name) for name in names}
@@ -62,17 +65,39 @@ class Comparison:
 
     def gap_closed(self, score: float | None, seed: int) -> float | None:
         """Return which share of the way from the low arm to the high one a score lies at."""
+        if self.no_gap:
+            return None
         ends = (self.table.low or "", self.table.high or "")
         return reports.gap_closed(score, *(self._first.get((arm, seed)) for arm in ends))
+
+    def _no_gap(self) -> str:
+        """Return why gaps between low and high arm mean nothing; an empty text where they do."""
+        low, high = (self.table.low or "", self.table.high or "")
+        both = [
+            (self._first.get((low, seed)), self._first.get((high, seed))) for seed in self.seeds
+        ]
+        apart = [top - bottom for bottom, top in both if None not in (bottom, top)]
+        found = spread(apart)
+        if not apart or (found["mean"] > 0 and found["mean"] >= 2 * (found["std"] or 0)):
+            return ""
+        by = spread_cell(found, ".1f", 100)
+        told = (
+            f"Gaps closed are left out: *{self.title(high)}* is above *{self.title(low)}* by {by}"
+        )
+        return f"{told} points, which is too little to measure by."
 
     def _summary(self, name: str) -> dict[str, Any]:
         rows: dict[int, dict[str, Any]] = {}
         for seed in self.seeds:
             if result := self.results.get((name, seed)):
                 own = _first_of(result["scores"])
-                swing = largest_swing([each[own] for each in result["rounds"]])
-                gap = self.gap_closed(self._first.get((name, seed)), seed)
-                rows[seed] = {**result, **result["scores"], "gap_closed": gap, "swing": swing}
+                by_round = [each[own] for each in result["rounds"]]
+                found = {
+                    "gap_closed": self.gap_closed(self._first.get((name, seed)), seed),
+                    "late": mean(by_round[-LAST_ROUNDS:]) if len(by_round) > 1 else None,
+                    "swing": largest_swing(by_round),
+                }
+                rows[seed] = {**result, **result["scores"], **found}
         summary: dict[str, Any] = {"title": self.title(name)}
         for key in (
             *self.scores,
@@ -120,7 +145,7 @@ def columns(scores: Sequence[str]) -> list[tuple[str, str, float, str]]:
 
 def largest_swing(scores: Sequence[float]) -> float | None:
     """Return the largest change from one of the last rounds to the next, None without rounds."""
-    late = scores[-SWING_ROUNDS:]
+    late = scores[-LAST_ROUNDS:]
     return max((abs(b - a) for a, b in pairwise(late)), default=None)
 
 
@@ -130,6 +155,7 @@ def markdown(comparison: Comparison, title: str, command: str) -> str:
     parts = [
         f"Test set, {reports.of_seeds(comparison.seeds)}; {reports.machine(found)}.",
         _arms_table(comparison),
+        *filter(None, [comparison.no_gap]),
     ]
     if comparison.curves:
         parts += ["MB a device until the mean gap closed reaches", _bytes_table(comparison)]

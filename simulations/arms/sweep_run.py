@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from dccl_flower.simulations.arms.plots import plot_sweep
 from dccl_flower.simulations.arms.sweep import Sweep, plan_sweep
 from dccl_flower.simulations.arms.sweep_report import SweepComparison, markdown
 from dccl_flower.simulations.jobs import raise_failures
+from dccl_flower.simulations.split_words import split_words
 
 
 def run_sweep(
@@ -39,15 +41,20 @@ def run_sweep(
     if results:
         comparison = SweepComparison(table, sweep, results)
         failures += comparison.differing
-        click.echo(write_sweep(comparison, f"{sweep.key} on {conf.name}", command, folder))
+        is_swept = sweep.key.split(".")[0] in ("split", "devices")
+        held = "" if is_swept else split_words(asdict(conf))
+        title = f"{sweep.key} on {conf.name}"
+        click.echo(write_sweep(comparison, title, held, command, folder))
     click.echo(f"sweep: {folder}")
     raise_failures(failures)
 
 
-def write_sweep(comparison: SweepComparison, title: str, command: str, folder: Path) -> str:
-    """Write the report and its plot, and return it as Markdown."""
+def write_sweep(
+    comparison: SweepComparison, title: str, held: str, command: str, folder: Path
+) -> str:
+    """Write the report and its plot, whose title says who ``held`` what; return the Markdown."""
     text = markdown(comparison, title, command)
     write_json(folder / "sweep.json", {"command": command, **comparison.content()})
     write_aside(folder / "sweep.md", text)
-    plot_sweep(comparison, title, folder / "sweep.png")
+    plot_sweep(comparison, f"{title}\n{held}".strip(), folder / "sweep.png")
     return text

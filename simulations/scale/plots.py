@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dccl_flower.simulations.figures import save_figure
+from dccl_flower.simulations.figures import save_plot
 from dccl_flower.simulations.scale.cases import BARE, DCCL, FLOWER, PFL, TITLES, in_words
 from dccl_flower.simulations.scale.report import Row, measured
 
@@ -49,7 +49,7 @@ def plot_scale(rows: Sequence[Row], path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle("Cost of a device's turn by population")
-    save_figure(figure, path)
+    save_plot(figure, path)
 
 
 def _at_least_a_decade(axes: Axes) -> None:

@@ -36,7 +36,7 @@ def test_axes_have_names_units_and_every_line_a_label(results, tmp_path, monkeyp
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: figures.append(f) or save(f, *a, **k))
     plot_curves(results, tmp_path / "curves.png")
-    (figure,) = figures
+    figure, _ = figures  # as PNG and as SVG
     top, gap, bottom = figure.axes
     assert gap.get_ylabel() == "gap"
     assert top.get_ylabel() == "accuracy"
@@ -63,7 +63,7 @@ def test_without_a_target_no_target_line_is_drawn(results, tmp_path):
 
 def test_a_virtual_clock_adds_the_first_scores_over_virtual_time(results, tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_plot", lambda figure, path: figures.append(figure))
     for row in results["rounds"]:
         row["virtual_seconds"] = 2.5
     results["seconds"]["virtual"] = 7.5

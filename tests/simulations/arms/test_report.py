@@ -79,14 +79,41 @@ def test_without_central_m_there_is_no_gap_and_no_curve():
     assert Comparison(TABLE, results).summary["strict"]["gap_closed"]["mean"] is None
 
 
+def test_gaps_between_ends_that_are_no_further_apart_than_chance_are_left_out():
+    near = {("central-m", 0): result(0.61), ("central-m", 1): result(0.7)}
+    comparison = Comparison(TABLE, {**RESULTS, **near})  # 0.01 and 0.2 above
+    assert comparison.summary["strict"]["gap_closed"]["mean"] is None
+    text = markdown(comparison, "Arms", "dccl arms digits")
+    assert "above *cloud submodel* by 10.5 ± 13.4 points, which is too little to measure by" in text
+    assert Comparison(TABLE, RESULTS).no_gap == ""
+
+
+def test_the_last_rounds_have_a_mean():
+    late = Comparison(TABLE, RESULTS).summary["strict"]["late"]["seeds"]
+    assert late == pytest.approx({0: (0.6 + 0.75 + 0.7) / 3, 1: 0.6})
+    assert Comparison(TABLE, RESULTS).summary["central-m"]["late"]["mean"] is None
+
+
+def test_bars_of_nothing_and_of_one_seed_are_told_apart(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(plots, "save_plot", lambda figure, path: drawn.append(figure))
+    more = {("central-b", 0): result(0.9), ("mimic", 0): result(0.0)}
+    plot_arms(Comparison(TABLE, {**RESULTS, **more}), "Arms", tmp_path / "arms.png")
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0 %", "0 %"]
+    assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "--"] == [
+        [0.9, 0.9]
+    ]
+
+
 def test_markdown_holds_the_command_and_three_tables():
     text = markdown(Comparison(TABLE, RESULTS), "Arms", "dccl arms digits")
     assert "```bash\ndccl arms digits\n```" in text
     assert "seeds 0, 1" in text
-    assert "| DC-CCL at its best, strict | 70.0 ± 0.0 |" in text
+    assert "| DC-CCL, strict | 70.0 ± 0.0 |" in text
     assert "0.75 ± 0.35" in text
     # the mean gap passes 0.5 after 2 MB and never reaches 0.8
-    assert "| DC-CCL at its best, strict | 2.00 | - | - | 3.00 | 0.75 |" in text
+    assert "| DC-CCL, strict | 2.00 | - | - | 3.00 | 0.75 |" in text
     assert "| mimic: logit mse | 2.00 |" in text
 
 
@@ -111,8 +138,9 @@ def test_plots_are_written(tmp_path):
     comparison = Comparison(TABLE, RESULTS)
     plot_arms(comparison, "Arms", tmp_path / "arms.png")
     plot_bytes(comparison, "Bytes", tmp_path / "bytes.png")
-    for name in ("arms.png", "bytes.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("arms", "bytes"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (tmp_path / f"{name}.svg").read_text()
 
 
 def test_epsilon_is_a_column_and_a_plot_where_a_run_has_one(tmp_path, monkeypatch):
@@ -126,7 +154,7 @@ def test_epsilon_is_a_column_and_a_plot_where_a_run_has_one(tmp_path, monkeypatc
     last = [row.split("|")[-2].strip() for row in rows if "strict" in row or "mimic" in row]
     assert sorted(set(last)) == ["-", "2.50 ± 0.71"]
     drawn = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save_plot", lambda figure, path: drawn.append(figure))
     plot_epsilon(comparison, "Arms", tmp_path / "epsilon.png")
     (axes,) = drawn[0].axes
     (points,) = axes.containers
