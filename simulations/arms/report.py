@@ -81,9 +81,8 @@ class Comparison:
         if not apart or (found["mean"] > 0 and found["mean"] >= 2 * (found["std"] or 0)):
             return ""
         by = spread_cell(found, ".1f", 100)
-        told = (
-            f"Gaps closed are left out: *{self.title(high)}* is above *{self.title(low)}* by {by}"
-        )
+        ends = f"from *{self.title(low)}* to *{self.title(high)}*"
+        told = f"Gaps closed are left out: {ends} it is {by}"
         return f"{told} points, which is too little to measure by."
 
     def _summary(self, name: str) -> dict[str, Any]:
