@@ -11,11 +11,11 @@ import torch
 
 from dccl_flower.config import Conf, ConfError
 from dccl_flower.data.clients import by_classes_held, like_devices
-from dccl_flower.data.images import Images, open_images
+from dccl_flower.data.images import Images, known_shape, open_images
 from dccl_flower.data.loader import ImageLoader
 from dccl_flower.data.plan import Plan, open_plan
 from dccl_flower.experiment import Experiment
-from dccl_flower.image_config import ImageConf
+from dccl_flower.image_config import ImageConf, ImageDataConf
 from dccl_flower.models.zoo import check_model, own_images
 from dccl_flower.seeds import derive_seed, numpy_generator
 
@@ -28,11 +28,28 @@ def images_of(conf: ImageConf) -> Images:
 
     Raises ConfError where they cannot be had.
     """
+    return open_images(_sized(conf))
+
+
+def shape_of(conf: ImageConf) -> tuple[tuple[int, int, int], int]:
+    """Return an image's shape (C, H, W) and the number of classes, without data if known so.
+
+    Raises ConfError where it takes data that cannot be had.
+    """
+    known = known_shape(_sized(conf))
+    if known is not None:
+        return known
+    images = images_of(conf)
+    return images.shape, images.num_classes
+
+
+def _sized(conf: ImageConf) -> ImageDataConf:
+    """Return where the images come from, their size as a number if there is any."""
     data = conf.data
     if data.image_size == "model":
         check_model("model.base", conf.model.base, in_channels=3)
         data = replace(data, image_size=own_images(conf.model.base).size[0])
-    return open_images(data)
+    return data
 
 
 def _normalised(conf: ImageConf, images: Images, plan: Plan) -> Plan:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dccl_flower.config import Conf
 from dccl_flower.image_config import SubmodelsConf, with_submodels
-from dccl_flower.image_experiment import images_of
+from dccl_flower.image_experiment import shape_of
 from dccl_flower.learning.cost import Cost, model_cost, training_memory, turn_flops
 from dccl_flower.models.build import Parts, build_without_data
 from dccl_flower.models.control import CONTROLS
@@ -50,8 +50,9 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     is null where the base model has none of the quantity. Weights are neither loaded nor drawn.
     Raises ConfError where the data or a model is impossible.
     """
-    conf, images = with_submodels(conf), images_of(conf)
-    costs = _costs(conf, images.shape, images.num_classes)
+    conf = with_submodels(conf)
+    shape, classes = shape_of(conf)
+    costs = _costs(conf, shape, classes)
     control, device = ROWS[conf.control]
     batch_size, momentum = conf.rounds.device_batch_size, conf.rounds.momentum > 0
 
@@ -73,8 +74,8 @@ def cost_report(conf: Conf) -> dict[str, Any]:
     rows[device] = counts(held, co, beside)
     return {
         "conf": conf.name,
-        "image": list(images.shape),
-        "classes": images.num_classes,
+        "image": list(shape),
+        "classes": classes,
         "batch_size": batch_size,
         "momentum": momentum,
         "device": device,

@@ -77,6 +77,30 @@ def open_images(conf: ImageDataConf) -> Images:
     return Images(key, names=tuple(names), **arrays)
 
 
+# Shape (C, H, W) of an image, and number of classes.
+KNOWN_SETS = {
+    "digits": ((1, 8, 8), 10),
+    "noise": ((3, 32, 32), NOISE_CLASSES),
+    "uoft-cs/cifar10": ((3, 32, 32), 10),
+    "uoft-cs/cifar100": ((3, 32, 32), 100),
+    "ylecun/mnist": ((1, 28, 28), 10),
+    "zalando-datasets/fashion_mnist": ((1, 28, 28), 10),
+}
+
+
+def known_shape(conf: ImageDataConf) -> tuple[tuple[int, int, int], int] | None:
+    """Return an image's shape (C, H, W) and the number of classes, where they need no data.
+
+    That is the case for the sets of :data:`KNOWN_SETS` by their own names.
+    """
+    if conf.path is not None or conf.name not in KNOWN_SETS:
+        return None
+    (channels, height, width), classes = KNOWN_SETS[conf.name]
+    if size := image_size(conf):
+        height = width = size
+    return (3 if conf.rgb else channels, height, width), classes
+
+
 def image_size(conf: ImageDataConf) -> int | None:
     """Return the side that images are brought to; None where they stay as they are."""
     assert conf.image_size != "model", "the size of a model's own images is not known here"

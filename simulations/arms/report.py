@@ -73,10 +73,11 @@ class Comparison:
     def _no_gap(self) -> str:
         """Return why gaps between low and high arm mean nothing; an empty text where they do."""
         low, high = (self.table.low or "", self.table.high or "")
-        both = [
-            (self._first.get((low, seed)), self._first.get((high, seed))) for seed in self.seeds
+        apart = [
+            self._first[high, seed] - self._first[low, seed]
+            for seed in self.seeds
+            if {(low, seed), (high, seed)} <= self._first.keys()
         ]
-        apart = [top - bottom for bottom, top in both if None not in (bottom, top)]
         found = spread(apart)
         if not apart or (found["mean"] > 0 and found["mean"] >= 2 * (found["std"] or 0)):
             return ""

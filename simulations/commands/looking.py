@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dccl_flower.config import ConfError
-from dccl_flower.simulations.commands.options import POSITIVE
+from dccl_flower.simulations.commands.options import CONF, POSITIVE
 
 
 @click.command()
@@ -22,7 +22,7 @@ def confs() -> None:
 
 
 @click.command()
-@click.argument("conf")
+@CONF
 @click.argument("part", default="")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 def keys(conf: str, part: str, markdown: bool) -> None:

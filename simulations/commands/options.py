@@ -10,8 +10,30 @@ from dccl_flower.config import ConfError
 
 Overrides = tuple[str, ...]
 FOLDER, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
-CONF = click.argument("conf")
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
+
+
+def confs_like(ctx: click.Context, param: click.Parameter, given: str) -> list[str]:
+    """Return the configurations that a shell may complete what is given to."""
+    from dccl_flower.config_loading import conf_names
+
+    return [name for name in conf_names() if name.startswith(given)]
+
+
+def keys_like(ctx: click.Context, param: click.Parameter, given: str) -> list[str]:
+    """Return the keys of the configuration before that a shell may complete what is given to."""
+    from dccl_flower.simulations.key_table import key_rows
+
+    try:
+        rows = key_rows(ctx.params.get("conf") or "digits")
+    except ConfError:
+        return []
+    return [f"{key}=" for key, _, _ in rows if key.startswith(given)]
+
+
+CONF = click.argument("conf", shell_complete=confs_like)
+OVERRIDES = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE ...]", shell_complete=keys_like
+)
 JOBS = click.option(
     "--jobs",
     type=POSITIVE,

@@ -19,12 +19,24 @@ from dccl_flower.simulations.commands.options import (
     OVERRIDES,
     PORT,
     Overrides,
+    confs_like,
 )
 from dccl_flower.simulations.superlink import choose_port
 
+EXAMPLES = """\b
+Examples:
+  dccl run digits
+  dccl run digits rounds.count=30 devices.count=20 --seed 1
+  dccl run digits method.name=fedavg --output runs/fedavg
+  dccl run PATH/TO/my.yaml data.path=PATH/TO/images --gpu
+  dccl run --resume RUN_DIR
 
-@click.command()
-@click.argument("conf", required=False)
+dccl confs lists the configurations, dccl keys CONF the keys.
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("conf", required=False, shell_complete=confs_like)
 @OVERRIDES
 @click.option("--resume", type=FOLDER, help="Directory of a stopped run: go on with it.")
 @click.option("--seed", type=int, help="Seed of every random draw.")

@@ -87,9 +87,10 @@ class Display:
         if self._is_live:
             self._advance("rounds", done, total, f"round {done}/{total}, {note}")
             return
-        # The first round also waits for Flower's workers, so it says little about the others.
-        left = (total - done) * mean(self._seconds[1:] or self._seconds)
-        self._say(f"round {done}/{total}: {note}, about {left:.0f} s left")
+        # The first round also waits for Flower's workers, so it says nothing about the others.
+        if usual := self._seconds[1:]:
+            note += f", about {(total - done) * mean(usual):.0f} s left"
+        self._say(f"round {done}/{total}: {note}")
 
     def _advance(self, title: str, done: int, total: int | None, note: str) -> None:
         if title != self._title:

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from torch import nn
 
+from dccl_flower import image_experiment
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
 from dccl_flower.models.zoo import build_model
@@ -86,10 +87,10 @@ def test_memory_follows_batch_size_and_momentum():
 
 
 def test_a_share_of_nothing_is_null(monkeypatch):
-    def build(name, channels, classes, pretrained, seed, purpose, size):
+    def build(name, channels, classes, pretrained, seed, purpose, **_):
         if purpose == "base":
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        return build_model(name, channels, classes, pretrained, seed, purpose, size)
+        return build_model(name, channels, classes, pretrained, seed, purpose)
 
     monkeypatch.setattr("dccl_flower.models.build.build_model", build)
     conf = load_conf("digits", ["model.co.name=small_cnn"])
@@ -101,9 +102,9 @@ def test_a_share_of_nothing_is_null(monkeypatch):
 def test_pretrained_weights_are_not_asked_for(monkeypatch):
     asked = []
 
-    def build(name, in_channels, num_classes, pretrained, seed, purpose, size):
+    def build(name, in_channels, num_classes, pretrained, seed, purpose, **_):
         asked.append(pretrained)
-        return build_model(name, in_channels, num_classes, False, seed, purpose, size)
+        return build_model(name, in_channels, num_classes, False, seed, purpose)
 
     monkeypatch.setattr("dccl_flower.models.build.build_model", build)
     everything = ["model.pretrained=true", "model.co.pretrained=true"]
@@ -141,6 +142,14 @@ def test_an_impossible_model_is_one_line(overrides, message):
         report_of(*overrides)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_known_sets_are_counted_without_data(monkeypatch):
+    monkeypatch.setattr(image_experiment, "open_images", None)
+    report = cost_report(load_conf("paper"))
+    assert (report["image"], report["classes"]) == ([3, 32, 32], 10)
+    changes = ["data.rgb=true", "data.image_size=16"]
+    assert cost_report(load_conf("digits", changes))["image"] == [3, 16, 16]
 
 
 def test_the_command_prints_json():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import conf_names, load_conf
 from dccl_flower.simulations.cli import cli
+from dccl_flower.simulations.commands.options import confs_like, keys_like
 from dccl_flower.simulations.key_table import conf_lines, key_rows
 
 
@@ -65,3 +67,12 @@ def test_a_near_miss_is_told_what_was_meant(given, meant):
     with pytest.raises(ConfError) as caught:
         load_conf("digits", [f"{given}=3"])
     assert str(caught.value).startswith(f"{given}: unknown key; did you mean {meant}? ")
+
+
+def test_a_shell_completes_configurations_and_keys():
+    context = Context(cli.commands["run"])
+    assert confs_like(context, None, "dig") == ["digits"]
+    context.params["conf"] = "dccl_world"
+    assert keys_like(context, None, "cloud.le") == ["cloud.learns="]
+    context.params["conf"] = "no_such"
+    assert keys_like(context, None, "") == []

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from dccl_flower.config import ConfError
 from dccl_flower.data import images
-from dccl_flower.data.images import CURE, open_images
+from dccl_flower.data.images import CURE, known_shape, open_images
 from dccl_flower.image_config import ImageDataConf
 
 
@@ -165,6 +165,16 @@ def test_the_row_of_an_odd_image_is_told(folder):
         refusal(folder)
         == f"data.image_column=image: row 3 of train is (2, 5, 1), others have (2, 3, 1); {CURE}"
     )
+
+
+def test_what_is_known_of_built_in_sets_is_so():
+    for name in ("digits", "noise"):
+        for options in ({}, {"image_size": 12}):
+            conf = ImageDataConf(name=name, **options)
+            images = open_images(conf)
+            assert known_shape(conf) == (images.shape, images.num_classes)
+    assert known_shape(ImageDataConf(name="digits", path="elsewhere")) is None
+    assert known_shape(ImageDataConf(name="some/set")) is None
 
 
 def test_images_of_several_sizes_are_brought_to_one(folder):
