@@ -7,10 +7,12 @@ of both sides or of the cloud alone; ``cloud_submodel`` and ``mimic`` are ready 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -34,6 +36,12 @@ from dccl_flower.strategies.dc_ccl.method import DcCclServer
 from dccl_flower.strategies.plain import ServedAlone, base_model, served_alone
 
 MODEL, MOMENTUM, TAKEN = "model", "momentum", "taken"
+OF_TWO_SIDES = (
+    *("normalisation", "fusion", "head_tuning", "exemplars"),
+    *("rounds.scaffold", "rounds.keep_momentum", "rounds.server_momentum"),
+)
+
+logger = logging.getLogger("dccl_flower")
 
 
 @dataclass
@@ -166,8 +174,20 @@ def _method(experiment: ImageExperiment) -> CentralMethodConf:
     return experiment.conf.method
 
 
+def idle_options(conf: CentralConf) -> list[str]:
+    """Return what a configuration sets that is of two sides, and so changes no bound."""
+    usual, found = CentralConf(), []
+    for key in OF_TWO_SIDES:
+        value = attrgetter(key)(conf)
+        if value != attrgetter(key)(usual) and not str(value).startswith("group"):
+            found.append(f"{key}={str(value).lower()}")
+    return found
+
+
 def _server(experiment: ImageExperiment, on_progress: OnProgress) -> Method:
     model = _method(experiment).model
+    if idle := idle_options(cast(CentralConf, experiment.conf)):
+        logger.warning("%s: no effect with method.name=central", ", ".join(idle))
     if model == "base":
         return Base(base_model(experiment), experiment)
     kind = partial(PooledCo, experiment) if model == "co" else partial(Prepared, model)

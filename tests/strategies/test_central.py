@@ -80,3 +80,13 @@ def test_every_bound_runs_under_the_virtual_clock_of_the_devices(tmp_path):
 def test_an_unknown_model_is_refused_by_name():
     with pytest.raises(ConfError, match=r"method\.model=none: must be one of co, base"):
         load_conf("digits", ["method.name=central", "method.model=none"])
+
+
+def test_what_is_of_two_sides_is_said_to_have_no_effect(caplog):
+    idle = ["normalisation=batch_frozen", "rounds.max_grad_norm=1", "exemplars=9"]
+    halves(small_experiment("method.name=central", *idle))
+    told = "normalisation=batch_frozen, exemplars=9: no effect with method.name=central"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    caplog.clear()
+    halves(small_experiment("method.name=central", "normalisation=group"))
+    assert caplog.records == []
