@@ -7,6 +7,7 @@ from typing import Literal
 
 from dccl_flower.typed_yaml import ConfError, bound, path, section, share
 
+Logger = Literal["tensorboard", "mlflow", "wandb"]
 OnFailure = Literal["skip_device", "ask_again", "stop"]
 
 
@@ -100,6 +101,7 @@ class RuntimeConf:
     ``mixed_precision`` (bfloat16) and ``channels_last`` speed up pretraining and distillation.
     ``reuse`` takes cloud submodel and mimic of the same seed and settings from the cache.
     ``keep_last`` checkpoints are kept, from which a run that was stopped goes on; 0 for none.
+    ``loggers``: where losses and scores are drawn while it runs.
     """
 
     nodes: int | None = None
@@ -114,6 +116,7 @@ class RuntimeConf:
     channels_last: bool = False
     reuse: bool = False
     keep_last: int = bound(2, at_least=0)
+    loggers: list[Logger] = field(default_factory=lambda: ["tensorboard"])
 
 
 @dataclass

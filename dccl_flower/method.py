@@ -26,8 +26,14 @@ if TYPE_CHECKING:
     from dccl_flower.models.build import Shape
 
 E = TypeVar("E", bound="Experiment")
-OnProgress = Callable[[str, int, int], None]
 GROUP = "dccl_flower.methods"
+
+
+class OnProgress(Protocol):
+    """Is told the phase that an epoch is of, epochs done and in all, and the epoch's mean loss."""
+
+    def __call__(self, phase: str, done: int, total: int, loss: float | None = None) -> None:
+        """Take notice."""
 
 
 @dataclass(frozen=True)

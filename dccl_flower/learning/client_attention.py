@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.types import Device
 
 from dccl_flower.data.batches import Pair
-from dccl_flower.learning.pretrain import OnEpoch
+from dccl_flower.learning.pretrain import OnEpoch, tell_nobody
 
 WINDOWS = 256  # of one-by-one serving that are computed at once
 
@@ -80,7 +80,7 @@ def train_over_clients(
     held_out: Sequence[Client],
     recipe: Recipe,
     generator: torch.Generator,
-    on_epoch: OnEpoch = lambda done, total: None,
+    on_epoch: OnEpoch = tell_nobody,
 ) -> None:
     """Minimise cross-entropy in place; the epoch that is best on the clients held out is kept.
 

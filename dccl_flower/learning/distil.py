@@ -14,7 +14,7 @@ from dccl_flower.image_config import DistilConf
 from dccl_flower.learning.batch_statistics import training_logits
 from dccl_flower.learning.compute import CPU, Compute
 from dccl_flower.learning.evaluate import predict
-from dccl_flower.learning.pretrain import OnEpoch, fit
+from dccl_flower.learning.pretrain import OnEpoch, fit, tell_nobody
 
 LATE_RATE = 0.1
 
@@ -27,7 +27,7 @@ def distil(
     generator: torch.Generator,
     validation: Batches | None = None,
     compute: Compute = CPU,
-    on_epoch: OnEpoch = lambda done, total: None,
+    on_epoch: OnEpoch = tell_nobody,
 ) -> None:
     """Minimise the mean squared error of logits in place, at a tenth of the rate from half-way on.
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,18 @@ from dccl_flower.learning.evaluate import accuracy, predict
 from dccl_flower.learning.exemplars import class_counts
 from dccl_flower.models.head import find_head
 
-OnEpoch = Callable[[int, int], None]
 STEP_EPOCHS, STEP_FACTOR = 5, 0.4
+
+
+class OnEpoch(Protocol):
+    """Is told the epochs done and in all, and the mean loss of the steps of the last one."""
+
+    def __call__(self, done: int, total: int, loss: float | None = None) -> None:
+        """Take notice."""
+
+
+def tell_nobody(done: int, total: int, loss: float | None = None) -> None:
+    """Take no notice of an epoch."""
 
 
 def pretrain(
@@ -31,7 +42,7 @@ def pretrain(
     generator: torch.Generator,
     validation: Batches | None = None,
     compute: Compute = CPU,
-    on_epoch: OnEpoch = lambda done, total: None,
+    on_epoch: OnEpoch = tell_nobody,
 ) -> None:
     """Minimise cross-entropy in place; with validation data the best epoch's weights are kept.
 
@@ -57,7 +68,7 @@ def pretrain(
     before, total = conf.head_epochs, conf.head_epochs + conf.epochs
 
     def told_from(start: int) -> OnEpoch:
-        return lambda done, _: on_epoch(start + done, total)
+        return lambda done, _, loss=None: on_epoch(start + done, total, loss)
 
     if before:
         with _head_alone(model) as alone:
@@ -129,17 +140,19 @@ def fit(
     best, best_state = -torch.inf, None
     for epoch in range(epochs):
         model.train()
+        losses = []
         for images, targets in islice(stream, steps):
             loss = loss_of(images, targets)
             if not loss.requires_grad:
                 continue
+            losses.append(loss.detach())
             schedule.optimizer.zero_grad()
             loss.backward()
             schedule.optimizer.step()
             schedule.step()
         if score is not None and (found := score()) >= best:
             best, best_state = found, copy.deepcopy(model.state_dict())
-        on_epoch(epoch + 1, epochs)
+        on_epoch(epoch + 1, epochs, torch.stack(losses).mean().item() if losses else None)
     if best_state is not None:
         model.load_state_dict(best_state)
     model.eval()

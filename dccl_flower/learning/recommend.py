@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dccl_flower.data.samples import Samples, count, taken
-from dccl_flower.learning.pretrain import OnEpoch
+from dccl_flower.learning.pretrain import OnEpoch, tell_nobody
 
 Logits = Callable[[Samples], Tensor]  # of a batch (B), as (B,)
 ExtraLoss = Callable[[Samples, Tensor], Tensor]  # of a batch and its logits, one number
@@ -45,7 +45,7 @@ def fit(
     generator: torch.Generator,
     weights: Tensor | None = None,
     extra: ExtraLoss | None = None,
-    on_epoch: OnEpoch = lambda done, total: None,
+    on_epoch: OnEpoch = tell_nobody,
 ) -> float:
     """Minimise binary cross-entropy over the parameters in place; return the last epoch's loss.
 
@@ -74,7 +74,7 @@ def fit(
                 nn.utils.clip_grad_norm_(learnt, recipe.max_grad_norm)
             optimizer.step()
             total += len(chosen) * loss.detach().cpu()
-        on_epoch(epoch + 1, recipe.epochs)
+        on_epoch(epoch + 1, recipe.epochs, total.item() / number)
     return total.item() / number
 
 

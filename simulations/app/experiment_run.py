@@ -79,7 +79,7 @@ def _run(
     standing = last_standing(checkpoints) if resume else None
     recorder = Recorder(experiment, folder, events, standing.number if standing else 0)
     keeper = Keeper(checkpoints, standing, recorder)
-    with recorder.board:
+    with recorder.boards:
         keeper.prepare()
         events.write("prepared", **recorder.so_far())
         wire = engine(keeper)

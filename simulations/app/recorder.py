@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from dccl_flower.codecs import State
 from dccl_flower.engine import RoundFacts
 from dccl_flower.experiment import Experiment
 from dccl_flower.files import append_whole
 from dccl_flower.method import find_method
+from dccl_flower.simulations.app.boards import Boards, RunFacts
 from dccl_flower.simulations.app.events import EventWriter
 
 ROUNDS_FILE = "rounds.csv"
@@ -24,7 +23,7 @@ Row = dict[str, Any]
 
 
 class Recorder:
-    """A method, and what comes of it: events, rounds.csv, TensorBoard.
+    """A method, and what comes of it: events, rounds.csv, and what boards draw.
 
     Called after each round with its state. ``after`` is the last round that was told before.
     """
@@ -38,7 +37,7 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.worker_peak_mb = 0.0
         (folder / ROUNDS_FILE).unlink(missing_ok=True)  # of an attempt that completed no round
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+        self.boards = Boards(RunFacts(experiment.conf, folder, after))
         self._folder = folder
         self._events = events
         self._num_rounds = experiment.conf.rounds.count
@@ -76,11 +75,13 @@ class Recorder:
         for row in self.rounds:
             append_row(self._folder / ROUNDS_FILE, row)
 
-    def _progress(self, phase: str, done: int, total: int) -> None:
+    def _progress(self, phase: str, done: int, total: int, loss: float | None = None) -> None:
         now = time.monotonic()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
         self._events.write("phase", phase=phase, done=done, total=total)
+        if loss is not None:
+            self.boards.log({f"{phase}/loss": loss}, done, phase)
 
     def _record(self, row: Row) -> None:
         self.rounds.append(row)
@@ -89,8 +90,7 @@ class Recorder:
         values |= {f"wire/{name}": row[name] for name in ("bytes_down", "bytes_up")}
         if row["virtual_seconds"] is not None:
             values["virtual/seconds"] = row["virtual_seconds"]
-        for name, value in values.items():
-            self.board.add_scalar(name, value, row["round"])
+        self.boards.log(values, row["round"])
         self._events.write("round", total=self._num_rounds, score=next(iter(self.final), ""), **row)
 
 

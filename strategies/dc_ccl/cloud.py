@@ -59,7 +59,7 @@ class CloudOptions:
     head: str | None = None
     seed: int = 0
     compute: Compute = CPU
-    on_progress: OnProgress = lambda phase, done, total: None
+    on_progress: OnProgress = lambda phase, done, total, loss=None: None
 
     def __post_init__(self) -> None:
         if self.co_start not in CO_STARTS:

@@ -36,7 +36,7 @@ def answer(device, *numbers):
 
 def test_the_model_learns_the_past_once_and_the_same_each_time(experiment):
     told = []
-    ranked, again = (Ranked(experiment, lambda *what: told.append(what)) for _ in range(2))
+    ranked, again = (Ranked(experiment, lambda *what: told.append(what[:3])) for _ in range(2))
     before = ranked.model.last.weight.clone()
     ranked.prepare()
     ranked.prepare()
@@ -50,7 +50,7 @@ def test_a_model_is_found_again_where_the_configuration_says_so(experiment, tmp_
     monkeypatch.setenv("DCCL_CACHE", str(tmp_path))
     monkeypatch.setattr(experiment.conf.runtime, "reuse", True)
     told = []
-    made, found = (Ranked(experiment, lambda *what: told.append(what)) for _ in range(2))
+    made, found = (Ranked(experiment, lambda *what: told.append(what[:3])) for _ in range(2))
     made.prepare()
     found.prepare()
     assert len(told) == 2

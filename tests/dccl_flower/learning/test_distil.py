@@ -63,7 +63,7 @@ def run(mimic, teacher, loader, epochs, lr=0.05, validation=None, mixup=False, *
     """Distil and return a copy of the state after every epoch."""
     states = []
 
-    def on_epoch(done, total):
+    def on_epoch(done, total, loss):
         assert (done, total) == (len(states) + 1, epochs)
         states.append(copy.deepcopy(mimic.state_dict()))
 

@@ -65,7 +65,7 @@ def run(model, loader, settings, validation=None, compute=None):
     """Pretrain and return a copy of the state after every epoch."""
     states = []
 
-    def on_epoch(done, total):
+    def on_epoch(done, total, loss):
         assert (done, total) == (len(states) + 1, settings.epochs)
         states.append(copy.deepcopy(model.state_dict()))
 
@@ -136,7 +136,7 @@ def test_the_head_trains_alone_first_and_all_else_then():
     first = copy.deepcopy(model.state_dict())
     settings = PretrainConf(epochs=2, head_epochs=3, lr=0.1)
 
-    def on_epoch(done, total):
+    def on_epoch(done, total, loss):
         seen.append((done, total, copy.deepcopy(model.state_dict())))
 
     pretrain(model, separable(), settings, torch.Generator().manual_seed(0), on_epoch=on_epoch)

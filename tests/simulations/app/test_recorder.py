@@ -78,7 +78,7 @@ def recorder(tmp_path, monkeypatch):
     experiment = ImageExperiment(load_conf("digits"), None, None)
     made = Recorder(experiment, tmp_path, EventWriter(tmp_path))
     yield made
-    made.board.close()
+    made.boards.close()
 
 
 def test_rounds_are_written_down_and_told_but_not_the_one_before_the_first(recorder, tmp_path):

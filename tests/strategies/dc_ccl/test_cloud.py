@@ -24,7 +24,7 @@ def prepared_state():
 
 def test_prepare_runs_both_phases_once():
     seen = []
-    cloud = cloud_of(on_progress=lambda *progress: seen.append(progress))
+    cloud = cloud_of(on_progress=lambda *progress: seen.append(progress[:3]))
     assert (cloud.prepared, seen) == (False, [])
     cloud.prepare()
     phases = [("pretrain", 1, 2), ("pretrain", 2, 2)]

@@ -40,7 +40,7 @@ def assert_equal_states(left, right):
 
 def test_the_cloud_prepares_lazily_and_only_once(tmp_path):
     seen = []
-    cloud = tiny_cloud(on_progress=lambda phase, done, total: seen.append((phase, done)))
+    cloud = tiny_cloud(on_progress=lambda phase, done, *_: seen.append((phase, done)))
     strategy = tiny_strategy(cloud=cloud)
     assert seen == []
     strategy.start(LocalGrid(tiny_app(tmp_path), 5), strategy.initial_arrays(), num_rounds=2)
