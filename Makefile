@@ -55,9 +55,8 @@ results: .venv/installed  ## the table of docs/dc-ccl.md: three seeds, DATA=fold
 	done
 	$(BIN)/dccl summary runs/results/*
 
-backbones: .venv/installed  ## docs/backbones.md: which models can be cut in two by width
-	( echo '# Backbones' && echo && echo 'Which models `model.base` can be, cut 7/8 : 1/8 by width.' && echo && \
-	  printf '```bash\nmake backbones\n```\n\n' && \
+backbones: .venv/installed  ## docs/backbones.md: which models can be cut by width (half an hour)
+	( cat docs/backbones.head && \
 	  $(BIN)/dccl split $$(cat docs/backbones.txt) 2> /dev/null ) > docs/backbones.md
 
 faults: .venv/installed  ## inject every fault and print how each ends

@@ -60,7 +60,10 @@ def split_model(
 
 
 def split_table(found: dict[str, dict[str, Half] | str]) -> str:
-    """Return a Markdown table over models, those that cannot be cut with the reason."""
+    """Return a Markdown table over models, those that cannot be cut with the reason.
+
+    Of several models it is said first how many can be cut.
+    """
     rows: list[Sequence[str]] = []
     for name, halves in found.items():
         if isinstance(halves, str):
@@ -71,7 +74,9 @@ def split_table(found: dict[str, dict[str, Half] | str]) -> str:
             share = f"{half.parameters / whole:.1%}"
             shape = " x ".join(map(str, half.gives))
             rows.append([f"`{name}`", part, f"{half.parameters:,}", share, f"{half.macs:,}", shape])
-    return table(COLUMNS, rows, words=2)
+    cut = sum(not isinstance(halves, str) for halves in found.values())
+    told = [f"{cut} of {len(found)} can be cut."] if len(found) > 1 else []
+    return "\n\n".join([*told, table(COLUMNS, rows, words=2)])
 
 
 def _half(model: nn.Module, example: torch.Tensor) -> Half:

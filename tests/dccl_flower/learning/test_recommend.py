@@ -46,7 +46,12 @@ def test_every_model_learns_what_the_history_tells(name):
     recipe = FitRecipe(epochs=12, batch_size=32, lr=0.01, max_grad_norm=5.0)
     told = []
     loss = fit(
-        model, model.parameters(), samples, recipe, generator, on_epoch=lambda *d: told.append(d[:2])
+        model,
+        model.parameters(),
+        samples,
+        recipe,
+        generator,
+        on_epoch=lambda *d: told.append(d[:2]),
     )
     assert loss < 0.3
     assert user_scores(predict(model, unseen), unseen["label"]).auc > 0.95
