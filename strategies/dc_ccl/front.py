@@ -16,7 +16,7 @@ from dccl_flower.fleet.judge import FaultPolicy
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.roster import Roster, Rules
 from dccl_flower.flower.device_app import Arrays, DeviceClient, Metrics
-from dccl_flower.flower.rounds import Rounds
+from dccl_flower.flower.rounds import MetricsOf, Rounds
 from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import MEASURED
 from dccl_flower.learning.fusion import Fusion, State
@@ -31,15 +31,18 @@ from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings
 class Options(Settings):
     """Beside how both sides train: the rounds, who is asked in them, and how models travel.
 
-    ``devices_per_round``: all by default. ``num_nodes`` says how many nodes to wait for (a
-    simulation knows). With a ``fleet`` devices are of tiers, and a virtual clock says who answers
-    in time under ``rules``. ``codec``: ``fp32``, ``fp16``, ``int8``, ``named``.
-    ``devices_per_node`` lets a message speak to several devices of a node. ``seed`` fixes the
-    cohorts and every draw of a device. Raises ValueError for what is unknown or clashes.
+    ``devices_per_round``, or as a share ``fraction_train``: all by default. ``num_nodes`` says how
+    many nodes to wait for (a simulation knows). With a ``fleet`` devices are of tiers, and a
+    virtual clock says who answers in time under ``rules``. ``codec``: ``fp32``, ``fp16``, ``int8``,
+    ``named``. ``devices_per_node`` lets a message speak to several devices of a node. ``seed``
+    fixes the cohorts and every draw of a device. ``train_metrics_aggr_fn`` and
+    ``evaluate_metrics_aggr_fn`` join what devices tell, as in Flower's FedAvg. Raises ValueError
+    for what is unknown or clashes.
     """
 
     rounds: TwoSidedRoundsConf | None = None
     devices_per_round: int | None = None
+    fraction_train: float = 1.0
     num_nodes: int | None = None
     fleet: Fleet | None = None
     rules: Rules | None = None
@@ -47,13 +50,26 @@ class Options(Settings):
     devices_per_node: int = 1
     seed: int = 0
     fraction_evaluate: float = 0.0
+    train_metrics_aggr_fn: MetricsOf | None = None
+    evaluate_metrics_aggr_fn: MetricsOf | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.codec not in CODECS:
             raise ValueError(f"codec={self.codec!r}: expected one of {', '.join(CODECS)}")
+        if not 0 < self.fraction_train <= 1:
+            raise ValueError(f"fraction_train={self.fraction_train}: must be above 0 and at most 1")
+        if self.devices_per_round is not None and self.fraction_train != 1:
+            given = f"devices_per_round={self.devices_per_round}"
+            raise ValueError(f"fraction_train={self.fraction_train}: not with {given}")
         if self.devices_per_node != 1:
             self._check_merging()
+
+    def cohort(self, num_devices: int) -> int | None:
+        """Return how many of the devices are asked in a round; None for all."""
+        if self.fraction_train == 1:
+            return self.devices_per_round
+        return max(1, round(self.fraction_train * num_devices))
 
     def _check_merging(self) -> None:
         """Raise ValueError where merged copies would not fuse as they would one by one."""
@@ -81,7 +97,7 @@ class DcCcl(Rounds):
     def __init__(self, cloud: Cloud, *, num_devices: int, **options: Any) -> None:
         given = Options(**options)
         rounds = given.rounds or TwoSidedRoundsConf()
-        cohort = (given.devices_per_round, given.seed, given.fleet, given.rules)
+        cohort = (given.cohort(num_devices), given.seed, given.fleet, given.rules)
         self.cloud = cloud
         super().__init__(
             DcCclServer(cloud, given, rounds, given.fleet),
@@ -91,6 +107,10 @@ class DcCcl(Rounds):
             num_nodes=given.num_nodes,
             devices_per_node=given.devices_per_node,
             fraction_evaluate=given.fraction_evaluate,
+            metrics_of={
+                "train": given.train_metrics_aggr_fn,
+                "evaluate": given.evaluate_metrics_aggr_fn,
+            },
         )
 
     def co_state(self, arrays: ArrayRecord) -> State:

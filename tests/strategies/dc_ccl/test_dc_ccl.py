@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp.exception import AggregationError
 from local_grid import LocalGrid
 from tiny import replied_devices, run_tiny, tiny_app, tiny_cloud, tiny_state, tiny_strategy
@@ -263,6 +263,11 @@ def test_min_replies_lets_a_round_go_on_without_a_device(tmp_path):
     [
         ({"devices_per_round": 6}, "devices_per_round=6: must lie in 1..5"),
         ({"devices_per_round": 0}, "devices_per_round=0"),
+        ({"fraction_train": 0.0}, "fraction_train=0.0: must be above 0 and at most 1"),
+        (
+            {"fraction_train": 0.5, "devices_per_round": 2},
+            "fraction_train=0.5: not with devices_per_round=2",
+        ),
         ({"loss": "mse"}, "loss='mse': expected one of ce, prior_corrected"),
         ({"statistics": "none"}, "statistics='none': expected one of batch, frozen, fused"),
     ],
@@ -283,6 +288,19 @@ def test_too_many_nodes_are_refused_before_the_cloud_trains(tmp_path):
 def test_more_nodes_than_devices_are_refused(tmp_path):
     with pytest.raises(FederationError, match="6 nodes for 5 devices"):
         run_tiny(tmp_path, num_nodes=6)
+
+
+def test_a_share_of_the_devices_trains_and_the_caller_joins_what_they_tell(tmp_path):
+    joined = []
+
+    def join(contents, weighted_by_key):
+        joined.append((len(contents), weighted_by_key))
+        return MetricRecord({"answers": len(contents)})
+
+    given = {"fraction_train": 0.4, "train_metrics_aggr_fn": join}
+    _, _, result = run_tiny(tmp_path, **given)  # of five devices
+    assert joined == [(2, "num-examples")] * 3
+    assert dict(result.train_metrics_clientapp[3]) == {"answers": 2}
 
 
 def test_devices_can_score_on_their_own_samples(tmp_path):
