@@ -57,7 +57,8 @@ results: .venv/installed  ## the table of docs/dc-ccl.md: three seeds, DATA=fold
 
 backbones: .venv/installed  ## docs/backbones.md: which models can be cut by width (half an hour)
 	( cat docs/backbones.head && \
-	  $(BIN)/dccl split $$(cat docs/backbones.txt) 2> /dev/null ) > docs/backbones.md
+	  $(BIN)/dccl split $$(cat docs/backbones.txt) 2> /dev/null ) > docs/backbones.new
+	mv docs/backbones.new docs/backbones.md
 
 faults: .venv/installed  ## inject every fault and print how each ends
 	PYTHONPATH=tests/helpers $(BIN)/python -m fault_rows

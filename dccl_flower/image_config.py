@@ -204,6 +204,9 @@ class ImageConf(Conf):
             given = f"split.device_fraction={self.split.device_fraction}"
             raise ConfError(f"{given}: must lie between 0 and 1, both excluded")
         for key, part in self.model.with_weights().items():
+            if getattr(part, "name", "") is None:
+                told = f"needs {key}.name; a slice has the weights of model.base"
+                raise ConfError(f"{key}.weights={part.weights}: {told}")
             if part.pretrained:
                 raise ConfError(f"{key}.pretrained=true: not with {key}.weights={part.weights}")
         devices = self.devices

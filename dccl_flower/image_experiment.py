@@ -52,8 +52,12 @@ def _sized(conf: ImageConf) -> ImageDataConf:
     return data
 
 
-def _normalised(conf: ImageConf, images: Images, plan: Plan) -> Plan:
-    """Return the plan with what pixels lose. Raises ConfError where the model does not say it."""
+def plan_of(conf: ImageConf, images: Images) -> Plan:
+    """Return who holds what, with what pixels lose by a configuration.
+
+    Raises ConfError where the split is impossible, or the model does not say what pixels lose.
+    """
+    plan = open_plan(conf, images)
     if conf.data.normalise == "cloud":
         return plan
     own, channels = own_images(conf.model.base), images.shape[0]
@@ -84,7 +88,7 @@ class ImageExperiment(Experiment):
         """
         given = cast(ImageConf, conf)
         images = images_of(given)
-        return cls(given, images, _normalised(given, images, open_plan(given, images)))
+        return cls(given, images, plan_of(given, images))
 
     def on_unseen(self) -> ImageExperiment:
         """Return the experiment that scores by training images that neither side holds.

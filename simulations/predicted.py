@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dccl_flower.config import ConfError
 from dccl_flower.simulations.figures import save_figure
@@ -52,11 +52,15 @@ def predict_images(
 
 
 def read_image(path: Path, trained: Trained) -> np.ndarray:
-    """Return an image (H, W, C) uint8 in the shape of a run. Raises ConfError for no image."""
+    """Return the middle of an image (H, W, C) uint8 in the shape of a run.
+
+    Raises ConfError for no image.
+    """
     channels, height, width = trained.shape
     try:
         with Image.open(path) as image:
-            brought = image.convert(MODES[channels]).resize((width, height))
+            upright = ImageOps.exif_transpose(image).convert(MODES[channels])
+            brought = ImageOps.fit(upright, (width, height))
     except UnidentifiedImageError as error:
         raise ConfError(f"{path}: is no image") from error
     except OSError as error:

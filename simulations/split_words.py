@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from dccl_flower.data.labels import RANGE
+
 MOST_NAMES = 6
 
 
@@ -18,7 +20,7 @@ def split_words(conf: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     if split is None:
         return ""
     if split["by"] == "fraction":
-        share = f"{split['device_fraction']:.0%} of the images"
+        share = f"{100 * split['device_fraction']:.3g} % of the images"
         return f"{share} on {count} devices, the rest on the cloud"
     cloud, devices = (_classes(split[f"{side}_classes"], names) for side in ("cloud", "device"))
     return f"{cloud} on the cloud, {devices} on {count} devices"
@@ -29,6 +31,8 @@ def _classes(given: Any, names: Sequence[str]) -> str:
         return "the other classes"
     shown = [names[each] if isinstance(each, int) and each < len(names) else each for each in given]
     words = [str(each) for each in shown]
+    if any(RANGE.fullmatch(word) for word in words):
+        return f"classes {', '.join(words)}"
     if len(words) > 2 and all(word.isdigit() for word in words):
         numbers = sorted(map(int, words))
         if all(after == before + 1 for before, after in pairwise(numbers)):

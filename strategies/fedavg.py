@@ -51,8 +51,9 @@ class FedAvg(ServedAlone):
         return average(None, copies_of(answers.values()), 0.0)
 
 
-def _model(experiment: ImageExperiment) -> nn.Module:
-    return _built(experiment.conf, experiment.images.shape, experiment.images.num_classes)
+def _model(experiment: ImageExperiment, fetch: bool = True) -> nn.Module:
+    images = experiment.images
+    return _built(experiment.conf, images.shape, images.num_classes, fetch)
 
 
 def _built(conf: Conf, shape: Shape, num_classes: int, fetch: bool = True) -> nn.Module:
@@ -76,7 +77,7 @@ FEDAVG = MethodKind(
     FedAvgConf,
     ImageExperiment.open,
     lambda experiment, _: FedAvg(_model(experiment), experiment),
-    lambda experiment: PlainDevice(_model(experiment), experiment.torch_device),
+    lambda experiment: PlainDevice(_model(experiment, fetch=False), experiment.torch_device),
     lambda experiment: FedAvg(_model(experiment), experiment).workload(),
     kinds=lambda _: Kinds({"model"}, {"model"}),
     trained=_trained,

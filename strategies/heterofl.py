@@ -132,7 +132,7 @@ HETEROFL = MethodKind(
     ImageConf,
     ImageExperiment.open,
     lambda experiment, _: HeteroFL(base_model(experiment), experiment),
-    lambda experiment: HeteroFLDevice(base_model(experiment), experiment.torch_device),
+    lambda experiment: HeteroFLDevice(base_model(experiment, fetch=False), experiment.torch_device),
     lambda experiment: HeteroFL(base_model(experiment), experiment).workload(),
     kinds=kinds,
     trained=trained,

@@ -37,6 +37,7 @@ def cloud_key(experiment: ImageExperiment, *facts: object) -> str:
         conf.data.augment,
         [hashlib.sha256(rows.tobytes()).hexdigest() for rows in (plan.cloud, plan.validation)],
         [runtime.server_threads, runtime.gpu, runtime.mixed_precision, runtime.channels_last],
+        [plan.mean.tolist(), plan.std.tolist()],
         [sha256_of(Path(part.weights)) for part in conf.model.with_weights().values()],
         *facts,
     )

@@ -84,10 +84,10 @@ class PlainDevice:
         return merge_answers(answers, Fusion())
 
 
-def base_model(experiment: ImageExperiment) -> nn.Module:
-    """Build the uncut base model of a configuration."""
+def base_model(experiment: ImageExperiment, fetch: bool = True) -> nn.Module:
+    """Build the uncut base model of a configuration; a device need not ``fetch`` weights."""
     images = experiment.images
-    return build_base(experiment.conf, images.shape, images.num_classes)
+    return build_base(experiment.conf, images.shape, images.num_classes, fetch)
 
 
 def served_alone(model: nn.Module, states: Mapping[str, State]) -> dict[str, nn.Module]:

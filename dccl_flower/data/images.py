@@ -82,7 +82,6 @@ KNOWN_SETS = {
     "digits": ((1, 8, 8), 10),
     "noise": ((3, 32, 32), NOISE_CLASSES),
     "uoft-cs/cifar10": ((3, 32, 32), 10),
-    "uoft-cs/cifar100": ((3, 32, 32), 100),
     "ylecun/mnist": ((1, 28, 28), 10),
     "zalando-datasets/fashion_mnist": ((1, 28, 28), 10),
 }

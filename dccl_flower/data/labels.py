@@ -71,7 +71,8 @@ def class_numbers(key: str, given: Sequence[int | str], names: Sequence[str]) ->
     wanted: list[int | str] = []
     for each in given:
         ends = RANGE.fullmatch(str(each)) if str(each) not in numbers else None
-        wanted += range(int(ends[1]), int(ends[2]) + 1) if ends else [each]
+        many = range(int(ends[1]), int(ends[2]) + 1) if ends else ()
+        wanted += many or [each]
     for each in wanted:
         if str(each) not in numbers:
             shown = ", ".join(dict.fromkeys(numbers))

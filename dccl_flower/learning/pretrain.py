@@ -46,7 +46,8 @@ def pretrain(
 ) -> None:
     """Minimise cross-entropy in place; with validation data the best epoch's weights are kept.
 
-    First come ``conf.head_epochs`` of the head alone at a constant rate, all else as it is. With
+    First come ``conf.head_epochs`` of the head alone at a constant rate, all else as it is; of
+    these and of the others the best epoch is kept apart. With
     ``conf.mask_unseen`` classes without samples are left out of the softmax, so that nothing
     teaches the model that they do not exist.
     """

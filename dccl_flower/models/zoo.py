@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from dccl_flower.seeds import isolated_rng
 
 OWN_SIZE = (32, 32)
 WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of theirs, for training from scratch
 
 
 class PlainCNN(nn.Module):
@@ -100,7 +101,7 @@ def build_model(
             given = {"in_chans": in_channels, "num_classes": num_classes}
             return _timm_model(model, pretrained, size, weights, given)
         if library == "torchvision":
-            built = _torchvision_model(model, num_classes, pretrained)
+            built = _torchvision_model(model, num_classes, pretrained, size)
         else:
             built = PlainCNN(OWN_MODELS[name], in_channels, num_classes)
         if weights is not None:
@@ -153,7 +154,10 @@ def _timm_model(
     # timm fits first layer and positions to the model, and is strict where the head fits already.
     state = {**weights, **_new_head(drawn, weights)}
     told = {"state_dict": state, "custom_load": False, "num_classes": given["num_classes"]}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=told, **given)
+    built = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=told, **given)
+    # Or each copy of the model would have the state once more.
+    cast(dict[str, Any], built.pretrained_cfg).pop("state_dict", None)
+    return built
 
 
 def _new_head(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -166,7 +170,9 @@ def _new_head(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load all but a head of other classes. Raises ValueError for another model's state."""
-    taken, own = {**weights, **_new_head(model, weights)}, model.state_dict()
+    own = model.state_dict()
+    kept = {name: t for name, t in weights.items() if not name.startswith(AUXILIARY)}
+    taken = {**kept, **_new_head(model, kept)}
     lost, unknown = own.keys() - taken.keys(), taken.keys() - own.keys()
     for names, fault in ((lost, "lacks"), (unknown, "has what the model has not,")):
         if names:
@@ -174,15 +180,17 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(taken)
 
 
-def _torchvision_model(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+def _torchvision_model(
+    name: str, num_classes: int, pretrained: bool, size: tuple[int, int] | None
+) -> nn.Module:
     from torchvision.models import get_model
 
-    if not pretrained:
-        given: dict[str, Any] = {"num_classes": num_classes}
-        if name in WITH_AUXILIARY_HEADS:
-            given["aux_logits"] = False
-        return get_model(name, **given)
-    model = get_model(name, weights="DEFAULT")
-    head_name, head = find_head(model)
-    model.set_submodule(head_name, nn.Linear(head.in_features, num_classes))
-    return model
+    given: dict[str, Any] = {"aux_logits": False} if name in WITH_AUXILIARY_HEADS else {}
+    if pretrained:
+        model = get_model(name, weights="DEFAULT", **given)
+        head_name, head = find_head(model)
+        model.set_submodule(head_name, nn.Linear(head.in_features, num_classes))
+        return model
+    if size is not None and name.startswith("vit_"):
+        given["image_size"] = size[0]
+    return get_model(name, num_classes=num_classes, **given)

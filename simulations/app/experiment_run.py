@@ -78,8 +78,8 @@ def _run(
     checkpoints = Checkpoints(folder, conf.runtime.keep_last)
     standing = last_standing(checkpoints) if resume else None
     recorder = Recorder(experiment, folder, events, standing.number if standing else 0)
-    keeper = Keeper(checkpoints, standing, recorder)
     with recorder.boards:
+        keeper = Keeper(checkpoints, standing, recorder)
         keeper.prepare()
         events.write("prepared", **recorder.so_far())
         wire = engine(keeper)

@@ -37,12 +37,12 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.worker_peak_mb = 0.0
         (folder / ROUNDS_FILE).unlink(missing_ok=True)  # of an attempt that completed no round
-        self.boards = Boards(RunFacts(experiment.conf, folder, after))
         self._folder = folder
         self._events = events
         self._num_rounds = experiment.conf.rounds.count
         self._last = time.monotonic()
         self.method = find_method(experiment.conf.method.name).server(experiment, self._progress)
+        self.boards = Boards(RunFacts(experiment.conf, folder, after))
 
     def __call__(self, number: int, state: State, facts: RoundFacts) -> dict[str, float]:
         """Return the state's scores; round 0 is not written down."""

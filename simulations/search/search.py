@@ -30,6 +30,7 @@ from dccl_flower.image_config import RoundsConf
 from dccl_flower.method import find_method
 from dccl_flower.simulations.app.in_process import rounds_here
 from dccl_flower.simulations.arms.arms import Arm, ArmTable, arm_conf, load_arms
+from dccl_flower.simulations.arms.report import LAST_ROUNDS as SWING_ROUNDS
 from dccl_flower.simulations.arms.report import largest_swing
 from dccl_flower.simulations.experiment import open_experiment
 from dccl_flower.simulations.jobs import Job, JobRunner, Progress, make_job
@@ -189,7 +190,7 @@ def run_candidate(
     started, scores = time.monotonic(), []
 
     def after_round(number: int, state: State, facts: RoundFacts) -> None:
-        if number > conf.rounds.count - LAST_ROUNDS and number > 0:
+        if number > conf.rounds.count - SWING_ROUNDS and number > 0:
             scores.append(dict(method.scores(state)))
 
     sent = rounds_here(experiment, method, after_round)

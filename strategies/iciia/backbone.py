@@ -16,8 +16,7 @@ from torch import nn
 from dccl_flower.codecs import State
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
-from dccl_flower.data.plan import open_plan
-from dccl_flower.image_experiment import ImageExperiment, images_of
+from dccl_flower.image_experiment import ImageExperiment, images_of, plan_of
 from dccl_flower.learning.pretrain import pretrain
 from dccl_flower.method import OnProgress
 from dccl_flower.models.build import build_base, build_submodels
@@ -108,9 +107,9 @@ def _conf_of_run(folder: Path, experiment: ImageExperiment) -> DcCclConf:
     images = images_of(of_run)
     if images.key != experiment.images.key:
         raise ConfError(f"{where}: a run on other images ({of_run.data.name})")
-    own, its = experiment.plan, open_plan(of_run, images)
-    pairs = ((own.cloud, its.cloud), (own.validation, its.validation))
-    if not all(np.array_equal(*pair) for pair in pairs):
+    own, its = experiment.plan, plan_of(of_run, images)
+    pairs = ((own.cloud, its.cloud), (own.validation, its.validation), (own.mean, its.mean))
+    if not all(np.array_equal(*pair) for pair in (*pairs, (own.std, its.std))):
         must = "seed, data, split and devices must share them out as here"
         raise ConfError(f"{where}: its cloud held other images; {must}")
     return of_run

@@ -266,3 +266,11 @@ def test_what_an_arm_changes_is_a_list_of_overrides(tmp_path):
     conf = load_conf(write_yaml(tmp_path, ""), given)
     assert conf.arms.changes["strict"] == ["fusion=class_wise_head", "rounds.scaffold=true"]
     assert conf.arms.rows == "dc_ccl"
+
+
+def test_weights_of_a_slice_or_of_two_origins_are_refused():
+    told = "needs model.co.name; a slice has the weights of model.base"
+    file = "weights=/a.safetensors"
+    assert refusal(f"model.co.{file}") == f"model.co.{file}: {told}"
+    with pytest.raises(ConfError, match=f"^model.pretrained=true: not with model.{file}"):
+        load_conf("digits", [f"model.{file}", "model.pretrained=true"])

@@ -28,7 +28,7 @@ from dccl_flower.simulations.split_words import split_words
         (
             ["split.by=fraction", "split.device_fraction=0.25"],
             (),
-            "25% of the images on 10 devices, the rest on the cloud",
+            "25 % of the images on 10 devices, the rest on the cloud",
         ),
     ],
 )

@@ -173,6 +173,11 @@ def test_a_range_beyond_the_classes_is_refused():
         numbered(SplitConf(cloud_classes=["0-3"], device_classes="rest"), NAMES)
 
 
+def test_a_range_that_ends_before_it_begins_is_no_class():
+    with pytest.raises(ConfError, match="class 2-1 is not among"):
+        numbered(SplitConf(cloud_classes=["2-1"], device_classes="rest"), NAMES)
+
+
 def test_both_sides_cannot_be_the_rest():
     with pytest.raises(ConfError, match=r"^split\.cloud_classes=rest: one side must name"):
         numbered(SplitConf(cloud_classes="rest", device_classes="rest"), NAMES)

@@ -142,3 +142,8 @@ def test_libraries_say_what_images_their_models_were_made_for():
         (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     )
     assert own_images("vgg16_cifar") == OwnImages((32, 32))
+
+
+def test_torchvision_s_transformers_are_built_for_the_size_of_the_images():
+    model = build_model("torchvision/vit_b_16", 3, 4, False, 0, "base", size=(32, 32))
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)

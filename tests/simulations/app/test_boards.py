@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -58,14 +59,14 @@ def test_mlflow_has_configuration_rounds_and_losses_of_one_run_that_goes_on(tmp_
 
 def test_weights_and_biases_are_given_the_same(tmp_path, monkeypatch):
     logged, begun, ended = [], [], []
-    run = SimpleNamespace(log=logged.append, finish=lambda: ended.append(True))
+    run = SimpleNamespace(log=logged.append, finish=lambda exit_code: ended.append(exit_code))
     wandb = SimpleNamespace(init=lambda **given: begun.append(given) or run)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     filled(tmp_path, "wandb")
     assert begun[0]["config"]["seed"] == 0
     assert logged[0] == {"pretrain/loss": 0.5, "pretrain": 1}
     assert logged[-1] == {"test/accuracy": 0.3, "round": 3}
-    assert ended == [True]
+    assert ended == [0]
 
 
 def test_a_board_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
@@ -73,6 +74,37 @@ def test_a_board_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
     told = r'^runtime.loggers=mlflow: mlflow is not installed; pip install "dccl-flower\[mlflow\]"$'
     with pytest.raises(ConfError, match=told):
         filled(tmp_path, "mlflow")
+
+
+def test_mlflow_needs_to_be_told_where(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfError, match=r"^runtime.loggers=mlflow: needs MLFLOW_TRACKING_URI in"):
+        filled(tmp_path, "mlflow")
+
+
+def test_a_board_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("server away")
+
+    ended = []
+    run = SimpleNamespace(log=fail, finish=lambda exit_code: ended.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    filled(tmp_path, "wandb", "tensorboard")
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "runtime.loggers: wandb is left out from now on (server away)"
+    assert ended == []
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert len(events.Scalars("test/accuracy")) == 3
+
+
+def test_a_run_that_fails_is_said_to_have_failed(tmp_path, monkeypatch):
+    ended = []
+    run = SimpleNamespace(log=print, finish=lambda exit_code: ended.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    conf = load_conf("digits", ["runtime.loggers=[wandb]"])
+    with suppress(KeyboardInterrupt), Boards(RunFacts(conf, tmp_path, 0)):
+        raise KeyboardInterrupt
+    assert ended == [1]
 
 
 def test_without_boards_nothing_is_written(tmp_path):
