@@ -135,6 +135,10 @@ class Base(ServedAlone):
     round = _change_nothing
     is_trained = False
 
+    def __init__(self, experiment: ImageExperiment, on_progress: OnProgress) -> None:
+        super().__init__(base_model(experiment), experiment)
+        self._on_epoch = partial(on_progress, "pretrain")
+
     def prepare(self) -> None:
         """Train the base model; only once."""
         if self.is_trained:
@@ -145,7 +149,8 @@ class Base(ServedAlone):
         loader, held_out = loader_of(conf.pretrain.batch_size), experiment.validation_loader()
         with isolated_rng(conf.seed, "base", "torch"):
             generator = torch_generator(conf.seed, "base")
-            pretrain(self.model, loader, conf.pretrain, generator, held_out, experiment.compute)
+            how = (generator, held_out, experiment.compute, self._on_epoch)
+            pretrain(self.model, loader, conf.pretrain, *how)
         self.is_trained = True
 
     def prepared(self) -> dict[str, State]:
@@ -189,7 +194,7 @@ def _server(experiment: ImageExperiment, on_progress: OnProgress) -> Method:
     if idle := idle_options(cast(CentralConf, experiment.conf)):
         logger.warning("%s: no effect with method.name=central", ", ".join(idle))
     if model == "base":
-        return Base(base_model(experiment), experiment)
+        return Base(experiment, on_progress)
     kind = partial(PooledCo, experiment) if model == "co" else partial(Prepared, model)
     return dc_ccl.build_server(experiment, on_progress, kind)
 

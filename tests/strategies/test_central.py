@@ -6,6 +6,7 @@ from small_experiments import halves, small_experiment, two_widths
 
 from dccl_flower.config import ConfError
 from dccl_flower.config_loading import load_conf
+from dccl_flower.method import find_method
 from dccl_flower.simulations.app.in_process import rounds_here
 
 
@@ -65,6 +66,16 @@ def test_the_base_model_is_trained_once_however_often_it_is_prepared():
     before = server.initial_state()
     server.prepare()
     assert all(torch.equal(before[name], t) for name, t in server.initial_state().items())
+
+
+def test_the_epochs_of_the_base_model_are_told():
+    changes = ("method.name=central", "method.model=base", "pretrain.epochs=2")
+    told = []
+    method = find_method("central").server(
+        small_experiment(*changes), lambda *what: told.append(what[:3])
+    )
+    method.prepare()
+    assert told == [("pretrain", 1, 2), ("pretrain", 2, 2)]
 
 
 def test_every_bound_runs_under_the_virtual_clock_of_the_devices(tmp_path):
