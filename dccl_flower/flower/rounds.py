@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from flwr.serverapp.strategy import FedAvg, Result
@@ -30,7 +30,6 @@ from dccl_flower.flower.wire import to_arrays, to_state
 from dccl_flower.method import Ask, Method, ScoresOnDevices
 from dccl_flower.standing import Standing
 
-MetricsOf = Callable[[list[RecordDict], str], MetricRecord]
 AFTER_ALL = 2**31 - 1  # in place of an exchange's number
 AGAIN = "train.again"  # the type of messages of a round's later exchanges
 
@@ -41,8 +40,7 @@ class Rounds(FedAvg):
     ``arrays`` is the method's state of record, by ``codec`` where that is exact. ``num_nodes`` says
     how many nodes to wait for (a simulation knows). ``devices_per_node`` lets a message speak to
     several devices of a node, whose answers the worker merges. Devices keep what they
-    need to be asked for the last ``keep_last`` rounds once more. ``metrics_of`` ``train`` and
-    ``evaluate`` join what devices tell, in place of Flower's average. Raises AggregationError where
+    need to be asked for the last ``keep_last`` rounds once more. Raises AggregationError where
     ``policy`` stops a round, and ValueError for what differential privacy does not cover: a second
     exchange in a round, tensors beside a device's own copy, and copies that are not exact, whole
     and of one device each. ``is_private`` says whether it is at work: it is unless :meth:`start`
@@ -60,16 +58,10 @@ class Rounds(FedAvg):
         devices_per_node: int = 1,
         fraction_evaluate: float = 0.0,
         keep_last: int = 1,
-        metrics_of: Mapping[str, MetricsOf | None] | None = None,
     ) -> None:
         if fraction_evaluate and not isinstance(method, ScoresOnDevices):
             raise ValueError(f"fraction_evaluate={fraction_evaluate}: the method does not know how")
-        rules = metrics_of or {}
-        super().__init__(
-            fraction_evaluate=fraction_evaluate,
-            train_metrics_aggr_fn=rules.get("train"),
-            evaluate_metrics_aggr_fn=rules.get("evaluate"),
-        )
+        super().__init__(fraction_evaluate=fraction_evaluate)
         self.method = method
         self.roster = roster
         self.ledger = Ledger()

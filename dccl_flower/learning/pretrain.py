@@ -47,11 +47,33 @@ def pretrain(
     """Minimise cross-entropy in place; with validation data the best epoch's weights are kept.
 
     First come ``conf.head_epochs`` of the head alone at a constant rate, all else as it is; of
-    these and of the others the best epoch is kept apart. With
-    ``conf.mask_unseen`` classes without samples are left out of the softmax, so that nothing
-    teaches the model that they do not exist.
+    these and of the others the best epoch is kept apart. With ``conf.mask_unseen`` classes without
+    samples are left out of the softmax, so that nothing teaches the model that they do not exist.
     """
     compute.module(model)
+    loss_of = _masked_loss(model, batches, conf, compute)
+
+    def score() -> float:
+        assert validation is not None
+        return accuracy(*predict(model, validation, compute.device))
+
+    def told_from(start: int) -> OnEpoch:
+        total = conf.head_epochs + conf.epochs
+        return lambda done, _, loss=None: on_epoch(start + done, total, loss)
+
+    chosen, before = None if validation is None else score, conf.head_epochs
+    if before:
+        with _head_alone(model) as alone:
+            schedule: LRScheduler = ConstantLR(_sgd(alone.head, conf), factor=1)
+            fit(alone, batches, before, generator, schedule, loss_of, chosen, told_from(0))
+    schedule = _schedule(_sgd(model, conf), conf, len(batches))
+    fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, told_from(before))
+
+
+def _masked_loss(
+    model: nn.Module, batches: Batches, conf: PretrainConf, compute: Compute
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the cross-entropy of images and labels; if so set, over classes with samples alone."""
     unseen = _unseen(model, batches).to(compute.device) if conf.mask_unseen else None
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -61,22 +83,7 @@ def pretrain(
             logits = logits.masked_fill(unseen, -torch.inf)
         return functional.cross_entropy(logits, labels.to(compute.device))
 
-    def score() -> float:
-        assert validation is not None
-        return accuracy(*predict(model, validation, compute.device))
-
-    chosen = None if validation is None else score
-    before, total = conf.head_epochs, conf.head_epochs + conf.epochs
-
-    def told_from(start: int) -> OnEpoch:
-        return lambda done, _, loss=None: on_epoch(start + done, total, loss)
-
-    if before:
-        with _head_alone(model) as alone:
-            schedule: LRScheduler = ConstantLR(_sgd(alone.head, conf), factor=1)
-            fit(alone, batches, before, generator, schedule, loss_of, chosen, told_from(0))
-    schedule = _schedule(_sgd(model, conf), conf, len(batches))
-    fit(model, batches, conf.epochs, generator, schedule, loss_of, chosen, told_from(before))
+    return loss_of
 
 
 class _HeadAlone(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from torch import nn
 
 from dccl_flower.codecs import CODECS, FP32
@@ -16,7 +16,7 @@ from dccl_flower.fleet.judge import FaultPolicy
 from dccl_flower.fleet.profiles import Fleet
 from dccl_flower.fleet.roster import Roster, Rules
 from dccl_flower.flower.device_app import Arrays, DeviceClient, Metrics
-from dccl_flower.flower.rounds import MetricsOf, Rounds
+from dccl_flower.flower.rounds import Rounds
 from dccl_flower.image_config import TwoSidedRoundsConf
 from dccl_flower.learning.controlled import MEASURED
 from dccl_flower.learning.fusion import Fusion, State
@@ -25,6 +25,8 @@ from dccl_flower.models.frozen import exchanged_state
 from dccl_flower.strategies.dc_ccl.cloud import Cloud
 from dccl_flower.strategies.dc_ccl.device import DcCclDevice
 from dccl_flower.strategies.dc_ccl.method import DcCclServer, Settings
+
+MetricsOf = Callable[[list[RecordDict], str], MetricRecord]
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ class DcCcl(Rounds):
             num_nodes=given.num_nodes,
             devices_per_node=given.devices_per_node,
             fraction_evaluate=given.fraction_evaluate,
-            metrics_of={
-                "train": given.train_metrics_aggr_fn,
-                "evaluate": given.evaluate_metrics_aggr_fn,
-            },
+        )
+        # Under the names that Flower's FedAvg keeps them by.
+        self.train_metrics_aggr_fn = given.train_metrics_aggr_fn or self.train_metrics_aggr_fn
+        self.evaluate_metrics_aggr_fn = (
+            given.evaluate_metrics_aggr_fn or self.evaluate_metrics_aggr_fn
         )
 
     def co_state(self, arrays: ArrayRecord) -> State:

@@ -29,7 +29,7 @@ def prepared(*overrides):
     """Return a prepared cloud, the phases it went through, and the lines that were noted."""
     phases, notes = [], []
     experiment = experiment_of(*overrides)
-    cloud = build_cloud(experiment, lambda phase, done, total: phases.append(phase))
+    cloud = build_cloud(experiment, lambda phase, *_: phases.append(phase))
     handler = logging.Handler()
     handler.emit = lambda record: notes.append(record.getMessage())
     logging.getLogger("dccl_flower").addHandler(handler)
@@ -131,7 +131,7 @@ def test_a_damaged_entry_is_computed_anew_after_one_line(cache, damage):
 
 def test_a_failure_leaves_no_entry(cache):
     experiment = experiment_of("runtime.reuse=true")
-    cloud = build_cloud(experiment, lambda phase, done, total: 1 / 0)
+    cloud = build_cloud(experiment, lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cloud.prepare()
     assert [path for path in cache.glob("cloud-*") if path.is_dir()] == []
