@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ MOST_TIMES = 8
 def check_halves(base: nn.Module, cloud: nn.Module, co: nn.Module) -> None:
     """Assert that each parameter is shared out: its leading part to the cloud, the rest to the co.
 
-    A layer as wide as its block some times over has a part of each of the times. What is in no
-    dimension cut is whole in both.
+    A layer as wide as its block some times over has a part of each of the times, and one that reads
+    what others give side by side a part of each of these. What is in no dimension cut is whole in
+    both.
     """
     bias = f"{find_head(base)[0]}.bias"
     halves = [dict(each.named_parameters()) for each in (cloud, co)]
@@ -24,8 +26,10 @@ def check_halves(base: nn.Module, cloud: nn.Module, co: nn.Module) -> None:
         leading, trailing = (half[name] for half in halves)
         for size, first, second in zip(whole.shape, leading.shape, trailing.shape, strict=True):
             assert first + second == size or first == second == size, name
-        assert holds(whole, leading, at_end=False), name
-        assert name == bias or holds(whole, trailing, at_end=True), name
+        if holds(whole, leading, at_end=False):
+            assert name == bias or holds(whole, trailing, at_end=True), name
+        else:
+            assert share_columns(whole, leading, trailing), name
 
 
 def holds(whole: Tensor, part: Tensor, at_end: bool) -> bool:
@@ -45,3 +49,23 @@ def holds(whole: Tensor, part: Tensor, at_end: bool) -> bool:
         if torch.equal(found, part):
             return True
     return False
+
+
+def share_columns(whole: Tensor, leading: Tensor, trailing: Tensor) -> bool:
+    """Tell whether the inputs of a layer are shared out in order, and its outputs as ever."""
+    if whole.dim() < 2:
+        return False
+    first = [column.tobytes() for column in columns(whole[: len(leading)])]
+    last = [column.tobytes() for column in columns(whole[len(whole) - len(trailing) :])]
+    try:
+        of_cloud = [first.index(column.tobytes()) for column in columns(leading)]
+        of_co = [last.index(column.tobytes()) for column in columns(trailing)]
+    except ValueError:
+        return False
+    in_order = of_cloud == sorted(of_cloud) and of_co == sorted(of_co)
+    return in_order and sorted(of_cloud + of_co) == list(range(whole.shape[1]))
+
+
+def columns(weight: Tensor) -> np.ndarray:
+    """Return what each input of a layer is multiplied by, an array a row."""
+    return np.ascontiguousarray(weight.detach().transpose(0, 1).flatten(1).numpy())
